@@ -1,0 +1,28 @@
+#pragma once
+// CUDA, as the device that ../pointwise.h and ../rowwise.h ask for. Nothing here waits for the GPU: what a CPU would
+// report as an error (a bad target, an input outside the loss's domain) becomes a NaN.
+#include "points.cuh"
+#include "rows.cuh"
+
+namespace torchloss {
+
+struct Cuda {
+  template <template <class> class K>
+  static void rows(const RowArgs& args) {
+    const DeviceGuard guard(args.device);
+    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<typename Compute<S>::type>>(args); });
+  }
+
+  template <template <class> class L, int order>
+  static bool pointwise(const PointArgs& args) {
+    const DeviceGuard guard(args.device);
+    dispatch_floating(args.dtype, [&]<class S>() { run_points<L, order, S>(args); });
+    return true;
+  }
+
+  static void check_targets(const char*, const RowArgs&) {}
+  static void total(const RowArgs& args, void* total);
+  static void reduce(const RowArgs& args, const void* total, void* loss);
+};
+
+}  // namespace torchloss

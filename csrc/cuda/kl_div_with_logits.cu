@@ -1,0 +1,6 @@
+#include "device.h"
+
+STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
+  using namespace torchloss;
+  register_ops<RowLoss<Cuda, KLDivWithLogits>>(m, KLDivWithLogits::name);
+}

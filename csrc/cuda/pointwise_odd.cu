@@ -1,0 +1,3 @@
+#include "pointwise.cuh"
+
+STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) { torchloss::register_half<1>(m, torchloss::Pointwise{}); }

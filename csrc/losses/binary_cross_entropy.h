@@ -1,0 +1,29 @@
+#pragma once
+#include "../jet.h"
+
+namespace torchloss {
+
+// Binary cross entropy of a probability x against the target t. As in torch, a logarithm is never below -100.
+//
+//   L    = -t log x - (1 - t) log(1 - x)
+//   L_x  = (x - t) / (x (1 - x))                  L_t  = log(1 - x) - log x
+//   L_xx = t / x^2 + (1 - t) / (1 - x)^2          L_xt = -1 / (x (1 - x))          L_tt = 0
+template <class T>
+struct BinaryCrossEntropy {
+  static constexpr Op<> op{"binary_cross_entropy"};
+  HD Jet<T> operator()(T x, T t) const {
+    const T log_x = floor(log(x)), log_1x = floor(log1p(T(0) - x));
+    const T y = T(1) - x, xy = x * y, d = select(xy < T(1e-12), T(1e-12), xy);  // torch's guard of the division
+    return {T(0) - t * log_x - (T(1) - t) * log_1x,
+            (x - t) / d,
+            log_1x - log_x,
+            (t * y * y + (T(1) - t) * x * x) / (d * d),
+            T(-1) / d,
+            T(0)};
+  }
+  HD static T floor(T log) { return select(log < T(-100), T(-100), log); }
+  // torch's error says that the input must be a probability; the kernels look it up here.
+  HD static auto valid(T x) { return (x >= T(0)) & (x <= T(1)); }
+};
+
+}  // namespace torchloss

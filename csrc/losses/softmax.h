@@ -1,0 +1,91 @@
+#pragma once
+#include "../row.h"
+
+namespace torchloss {
+
+// Softmax of a row of logits x:  y_j = e^(x_j - m) / s,  m = max_j x_j,  s = sum_j e^(x_j - m)
+//
+//   gradient         y_j (g_j - <y, g>)             the Jacobian diag(y) - y y^T times g
+//   double gradient  in g: y_j (h_j - <y, h>)       in y: h_j (g_j - <y, g>) - g_j <y, h>
+struct SoftmaxMap {
+  static constexpr const char* name = "softmax";
+
+  template <class V>
+  struct Forward : RowKernel<V> {  // in: x
+    static constexpr int out = 1, tops = 1;
+    V max, s;
+    HD void topped(const Top<V>* top, const V*) { max = top->max, s = V(1) + top->rest(); }
+    HD void map(V* y, const V* x) const { *y = exp(*x - max) / s; }
+  };
+
+  template <class V>
+  struct Backward : RowKernel<V> {  // in: g, y
+    static constexpr int in = 2, out = 1, sums = 1;
+    V yg;
+    HD void add_sums(V* sum, const V* in) const { *sum = *sum + in[1] * in[0]; }
+    HD void summed(const V* sum) { yg = *sum; }
+    HD void map(V* out, const V* in) const { *out = in[1] * (in[0] - yg); }
+  };
+
+  template <class V>
+  struct DoubleBackward : RowKernel<V> {  // in: h, g, y
+    static constexpr int in = 3, out = 2, sums = 2;
+    V yh, yg;
+    HD void add_sums(V* sum, const V* in) const {
+      sum[0] = sum[0] + in[2] * in[0];
+      sum[1] = sum[1] + in[2] * in[1];
+    }
+    HD void summed(const V* sum) { yh = sum[0], yg = sum[1]; }
+    HD void map(V* out, const V* in) const {
+      const V h = in[0], g = in[1], y = in[2];
+      out[0] = y * (h - yh);
+      out[1] = h * (g - yg) - g * yh;
+    }
+  };
+};
+
+// Its logarithm:  z_j = (x_j - m) - log s
+//
+//   gradient         g_j - e^(z_j) G,  G = sum_j g_j      (near z_j = 0 as (g_j - G) - expm1(z_j) G: for the
+//                    gradient of a likelihood, g_j = G at the target, it stays exact however far the target leads)
+//   double gradient  in g: h_j - <e^z, h>           in z: -h_j e^(z_j) G
+struct LogSoftmaxMap {
+  static constexpr const char* name = "log_softmax";
+
+  template <class V>
+  struct Forward : RowKernel<V> {  // in: x
+    static constexpr int out = 1, tops = 1;
+    V max, log_s;
+    HD void topped(const Top<V>* top, const V*) { max = top->max, log_s = log1p(top->rest()); }
+    HD void map(V* z, const V* x) const { *z = (*x - max) - log_s; }
+  };
+
+  template <class V>
+  struct Backward : RowKernel<V> {  // in: g, z
+    static constexpr int in = 2, out = 1, sums = 1;
+    V G;
+    HD void add_sums(V* sum, const V* in) const { *sum = *sum + in[0]; }
+    HD void summed(const V* sum) { G = *sum; }
+    HD void map(V* out, const V* in) const {
+      const V g = in[0], z = in[1];
+      *out = select(z > V(-0.5), (g - G) - expm1(z) * G, g - exp(z) * G);
+    }
+  };
+
+  template <class V>
+  struct DoubleBackward : RowKernel<V> {  // in: h, g, z
+    static constexpr int in = 3, out = 2, sums = 2;
+    V ph, G;
+    HD void add_sums(V* sum, const V* in) const {
+      sum[0] = sum[0] + exp(in[2]) * in[0];
+      sum[1] = sum[1] + in[1];
+    }
+    HD void summed(const V* sum) { ph = sum[0], G = sum[1]; }
+    HD void map(V* out, const V* in) const {
+      out[0] = in[0] - ph;
+      out[1] = V(0) - in[0] * exp(in[2]) * G;
+    }
+  };
+};
+
+}  // namespace torchloss

@@ -1,0 +1,125 @@
+#pragma once
+#include "math.h"
+
+// What the losses of a row of numbers are made of: a fold over the row, which joins from parts, and a read-off.
+//
+// a) A row of logits is summed up by its Top: the largest logit m and, besides the 1 of the largest itself, the sum of
+//    the others' e^(x_j - m). Leaving the largest out keeps what a sum loses: log s = log1p(rest) and 1 - p = rest / s
+//    stay exact however far one logit leads.
+// b) What is known of two parts of a row joins into what is known of both. The parts may be the lanes of a vector, the
+//    threads of a block, chunks of a long row or the ranks of a process group: the same rebase and + serve all.
+// c) A loss is a struct over a number type V with
+//      in, out        streams read and written, one number per class: in[0] holds the logits
+//      tops           how many of the leading streams are logits of which the Top is wanted (0, 1 or 2)
+//      more           sums kept beside the first Top while its maximum is still moving
+//      sums           plain sums, taken in a second reading, when the tops are known
+//      stats_in, stats_out   numbers per row that an earlier pass left, or that this one leaves
+//    and a method for each; RowKernel holds the defaults. A device's loop calls, row by row:
+//      add_more, rebase_more and topped;  add_sums and summed;  value and stats;  map, and hit at the class target.
+namespace torchloss {
+
+template <class V>
+struct Top {
+  V max = lowest(), count = V(0), sum = V(0);  // of the largest: its logit, how often; the others' sum of e^(x - max)
+  HD static V lowest() { return V(0) - infinity<V>(); }
+  // s - 1, s = sum_j e^(x_j - max). NaN where no softmax exists: no finite logit, or an infinite one.
+  HD V rest() const { return sum + (count - V(1)) + (max - max); }
+};
+
+// A Top with `more` sums beside it.
+template <class V, int more>
+struct Part {
+  Top<V> top;
+  V sums[more > 0 ? more : 1] = {};
+};
+
+// The same part seen from a maximum at least its own.
+template <class L, class V, int more>
+HD void rebase(Part<V, more>& part, V max) {
+  Top<V>& top = part.top;
+  const auto same = top.max == max;
+  const V d = select(same, V(0), top.max - max), f = exp(d);
+  if constexpr (more > 0) L::rebase_more(part.sums, top, same, d, f);
+  top.sum = select(same, top.sum, (top.count + top.sum) * f);
+  top.count = select(same, top.count, V(0));
+  top.max = max;
+}
+
+// Adds a part that has the same maximum.
+template <class V, int more>
+HD void add(Part<V, more>& part, const Part<V, more>& other) {
+  part.top.count = part.top.count + other.top.count;
+  part.top.sum = part.top.sum + other.top.sum;
+  for (int k = 0; k < more; ++k) part.sums[k] = part.sums[k] + other.sums[k];
+}
+
+template <class L, class V, int more>
+HD Part<V, more> join(Part<V, more> a, Part<V, more> b) {
+  const V max = larger(a.top.max, b.top.max);
+  rebase<L>(a, max);
+  rebase<L>(b, max);
+  add(a, b);
+  return a;
+}
+
+// Where e^(x - max) is taken from: the maximum, or 0 while there is none, so that -inf gives 0 and not NaN.
+template <class V>
+HD V reference(V max) {
+  return select(max == Top<V>::lowest(), V(0), max);
+}
+
+// Adds a class with the logit x <= max, seen from reference(max).
+template <class L, class V, int more>
+HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
+  const V d = x - reference, e = exp(d);
+  const auto top = x == reference;
+  part.top.count = part.top.count + select(top, V(1), V(0));
+  part.top.sum = part.top.sum + select(top, V(0), e);
+  if constexpr (more > 0) loss.add_more(part.sums, d, e, top, in);
+}
+
+// The numbers that hold for every row.
+struct RowParams {
+  double smoothing = 0;   // label smoothing, epsilon
+  double uniform = 0;     // epsilon / C
+  double scale = 1;       // of the logits: 1 / temperature
+  double unit = 1;        // of the result: 1 / log(base)
+};
+
+// The numbers of one row, as a device's loop sets them.
+template <class V>
+struct Row {
+  V grad = V(1);    // the row's scale c = dL/d(value)
+  V weight = V(1);  // of its class target: w_y
+  V x_y = V(0);     // the logit of the class target
+  V h_y = V(0);     // the cotangent of the class target
+  V stats[5] = {};
+};
+
+// The saved form of a Top: p_j = e^(x_j - max) / (1 + rest).
+template <class V>
+struct Softmax {
+  V max, rest, s, log_s;
+  HD Softmax(V max, V rest) : max(max), rest(rest), s(V(1) + rest), log_s(log1p(rest)) {}
+  HD explicit Softmax(const Top<V>& top) : Softmax(top.max, top.rest()) {}
+  HD V p(V x) const { return exp(x - max) / s; }
+  HD V log_p(V x) const { return (x - max) - log_s; }
+  // 1 - p, without cancellation for the largest.
+  HD V q(V x) const { return select(x == max, rest, V(1) + (rest - exp(x - max))) / s; }
+};
+
+template <class V>
+struct RowKernel {
+  static constexpr int in = 1, out = 0, tops = 0, more = 0, sums = 0, stats_in = 0, stats_out = 0;
+  static constexpr bool value_out = false;    // gives a value
+  static constexpr bool targets = false;      // of class indices: takes row.weight, skips ignored rows, hits one class
+  static constexpr bool x_at_target = false;  // wants row.x_y, of in[0]
+  static constexpr bool h_at_target = false;  // wants row.h_y, of in[1]
+  Row<V> row;
+  RowParams params;
+  HD V logit(V x) const { return x; }
+  HD void topped(const Top<V>*, const V*) {}
+  HD void summed(const V*) {}
+};
+
+}  // namespace torchloss

@@ -1,0 +1,205 @@
+"""The table of losses. A loss has its rows here, and every test and every benchmark reads them."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchloss
+
+REDUCTIONS = ("none", "mean", "sum")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:
+    return {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+# What torch lacks, as formulas in torch operators.
+
+
+def entropy(probs: Tensor, *, base: float = math.e, dim: int = -1, reduction: str = "mean") -> Tensor:
+    return reduce(torch.special.entr(probs).sum(dim) / math.log(base), reduction)
+
+
+def softmax_entropy(logits: Tensor, *, dim: int = -1, reduction: str = "mean") -> Tensor:
+    log_p = logits.log_softmax(dim)
+    return reduce(-(log_p.exp() * log_p).sum(dim), reduction)
+
+
+def kl_div_with_logits(
+    input: Tensor, target: Tensor, temperature: float = 1.0, *, dim: int = -1, reduction: str = "mean"
+) -> Tensor:
+    log_q, log_p = (input / temperature).log_softmax(dim), (target / temperature).log_softmax(dim)
+    return reduce((log_p.exp() * (log_p - log_q)).sum(dim), reduction)
+
+
+NEW = {f.__name__: f for f in (entropy, softmax_entropy, kl_div_with_logits)}
+
+# Inputs and targets: (shape, generator) -> float64 tensor, or class indices.
+
+
+def normal(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=g) * 2
+
+
+def unit(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64, generator=g) * 0.96 + 0.02
+
+
+def class_dim(shape: tuple[int, ...]) -> int:
+    return min(1, len(shape) - 1)
+
+
+def probs(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    return normal(shape, g).softmax(class_dim(shape))
+
+
+def last_probs(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    return normal(shape, g).softmax(-1)
+
+
+def log_probs(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    return normal(shape, g).log_softmax(class_dim(shape))
+
+
+def index(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    """Class indices; where there are several, every fifth is ignored."""
+    dim = class_dim(shape)
+    t = torch.randint(0, max(shape[dim], 1), shape[:dim] + shape[dim + 1 :], generator=g)
+    if t.numel() > 1:
+        t.view(-1)[::5] = -100
+    return t
+
+
+def ramp(shape: tuple[int, ...]) -> Tensor:
+    """Weights of the elements."""
+    n = math.prod(shape)
+    return (0.5 + torch.arange(n, dtype=torch.float64) % 7 / 7).reshape(shape)
+
+
+def class_ramp(shape: tuple[int, ...]) -> Tensor:
+    """Weights of the classes."""
+    return ramp((shape[class_dim(shape)],))
+
+
+class Loss(NamedTuple):
+    name: str  # in torchloss.functional and, if torch has it, torch.nn.functional
+    family: str  # pointwise, rowwise, or map: a row in, a row out
+    op: str  # in torch.ops.torchloss
+    params: dict[str, Any] = {}
+    input: Callable = normal
+    target: Callable | None = normal
+    target_grad: bool = True
+    weights: dict[str, Callable] = {}
+
+    def __str__(self) -> str:
+        kinds = {index: "index", probs: "probs"} if self.name == "cross_entropy" else {}
+        words = [kinds.get(self.target, ""), *self.weights, *(f"{k}={v:g}" for k, v in self.params.items())]
+        return "-".join(filter(None, (self.name, *words)))
+
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        return ("none",) if self.family == "map" else REDUCTIONS
+
+    def sample(self, shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor | None]:
+        """An input and a target in float64."""
+        g = torch.Generator().manual_seed(seed)
+        return self.input(shape, g), None if self.target is None else self.target(shape, g)
+
+    def _call(self, function: Callable, x: Tensor, t: Tensor | None, reduction: str) -> Tensor:
+        kwargs = dict(self.params)
+        if self.family != "map":
+            kwargs["reduction"] = reduction
+        kwargs |= {k: w(tuple(x.shape)).to(x.device, x.dtype) for k, w in self.weights.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="reduction: 'mean' divides")
+            return function(*(a for a in (x, t) if a is not None), **kwargs)
+
+    def ours(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
+        return self._call(getattr(torchloss.functional, self.name), x, t, reduction)
+
+    def oracle(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
+        return self._call(NEW.get(self.name) or getattr(F, self.name), x, t, reduction)
+
+
+def _pointwise(name: str, op: str | None = None, **fields: Any) -> Loss:
+    return Loss(name, "pointwise", op or name, **fields)
+
+
+def _rowwise(name: str, op: str | None = None, **fields: Any) -> Loss:
+    return Loss(name, "rowwise", op or name, **fields)
+
+
+_index = {"target": index, "target_grad": False}
+_weight, _class_weight = {"weight": ramp}, {"weight": class_ramp}
+
+LOSSES = [
+    _pointwise("l1_loss"),
+    _pointwise("l1_loss", weights=_weight),
+    _pointwise("mse_loss"),
+    _pointwise("mse_loss", weights=_weight),
+    _pointwise("huber_loss"),
+    _pointwise("huber_loss", params={"delta": 0.3}, weights=_weight),
+    _pointwise("smooth_l1_loss"),
+    _pointwise("smooth_l1_loss", params={"beta": 0.3}),
+    _pointwise("kl_div", input=log_probs, target=unit),
+    _pointwise("kl_div", op="kl_div_log_target", params={"log_target": True}, input=log_probs, target=log_probs),
+    _pointwise("binary_cross_entropy", input=unit, target=unit),
+    _pointwise("binary_cross_entropy", input=unit, target=unit, weights=_weight),
+    _pointwise("binary_cross_entropy_with_logits", target=unit),
+    _pointwise(
+        "binary_cross_entropy_with_logits", target=unit, weights={"weight": ramp, "pos_weight": lambda s: 3 * ramp(s)}
+    ),
+    _rowwise("nll_loss", input=log_probs, **_index),
+    _rowwise("nll_loss", input=log_probs, **_index, weights=_class_weight),
+    _rowwise("cross_entropy", **_index),
+    _rowwise("cross_entropy", **_index, weights=_class_weight),
+    _rowwise("cross_entropy", **_index, params={"label_smoothing": 0.1}),
+    _rowwise("cross_entropy", **_index, params={"label_smoothing": 0.3}, weights=_class_weight),
+    _rowwise("cross_entropy", op="cross_entropy_probs", target=probs),
+    _rowwise(
+        "cross_entropy",
+        op="cross_entropy_probs",
+        target=probs,
+        params={"label_smoothing": 0.1},
+        weights=_class_weight,
+    ),
+    _rowwise("entropy", input=last_probs, target=None, target_grad=False),
+    _rowwise("entropy", input=last_probs, target=None, target_grad=False, params={"base": 2.0}),
+    _rowwise("softmax_entropy", target=None, target_grad=False),
+    _rowwise("kl_div_with_logits"),
+    _rowwise("kl_div_with_logits", params={"temperature": 2.0}),
+    Loss("softmax", "map", "softmax", {"dim": -1}, target=None, target_grad=False),
+    Loss("log_softmax", "map", "log_softmax", {"dim": -1}, target=None, target_grad=False),
+]
+
+# One of each family and of each way to be wired: for the tests that take long.
+FEW = [
+    next(loss for loss in LOSSES if str(loss) == name)
+    for name in (
+        "huber_loss",
+        "mse_loss-weight",
+        "binary_cross_entropy_with_logits",
+        "cross_entropy-index-label_smoothing=0.1",
+        "cross_entropy-probs",
+        "nll_loss",
+        "kl_div_with_logits-temperature=2",
+        "softmax_entropy",
+        "softmax",
+        "log_softmax",
+    )
+]
+
+
+def leaves(loss: Loss, x: Tensor, t: Tensor | None, dtype: torch.dtype = torch.float64, device: str = "cpu"):
+    """The sample as leaves that require grad where the loss has a gradient."""
+    x = x.to(device, dtype).requires_grad_()
+    if t is not None:
+        t = t.to(device, dtype).requires_grad_(loss.target_grad) if t.is_floating_point() else t.to(device)
+    return x, t

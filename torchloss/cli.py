@@ -1,0 +1,64 @@
+"""The command line: one function per command, listed in COMMANDS; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ModuleNotFoundError:  # torchloss itself needs torch alone; main() says what to install
+    typer = None
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use."""
+    require("typer", "rich")
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(overview)
+    for command in COMMANDS:
+        app.command()(command)
+    app(prog_name="python -m torchloss")
+
+
+def overview() -> None:
+    """Loss functions for PyTorch as fused kernels: try them on real data."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("torchloss-demo.html"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE even if this demo did not write it.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps of everything: seconds, not minutes.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and threads, same numbers (timings aside).")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print every number as JSON instead of the table.")] = False,
+) -> None:
+    """Train real models with torch.nn's losses and with torchloss's, and write a report comparing them.
+
+    Digits and English text that are already on this machine, no download; about two minutes on two cores.
+    """
+    require("rich", "matplotlib", "sklearn")
+    from torchloss.lab import demo as lab
+
+    try:
+        lab.demo(lab.Options(out, force, quick, threads, seed, json))
+    except lab.Refusal as refusal:
+        stop(str(refusal))
+
+
+COMMANDS = (demo,)
+
+
+def require(*modules: str) -> None:
+    """Stop with one line if a package of the extra is not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        stop(f'{" and ".join(missing)} not installed here; the command line needs: pip install "torchloss[demo]"')
+
+
+def stop(reason: str) -> None:
+    """Say why nothing was done, in one line, and exit with 2."""
+    sys.stderr.write(f"torchloss: {reason}\n")
+    sys.exit(2)
