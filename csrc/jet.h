@@ -18,11 +18,10 @@ HD Jet<T> of_difference(T value, T d1, T d2) {
   return {value, d1, T(0) - d1, d2, T(0) - d2, d2};
 }
 
-// The op that a loss becomes: its name, and its parameters as schema and as C++ types.
-template <class... P>
+// The op that a loss becomes: its name, and that of its parameter.
 struct Op {
   const char* name;
-  const char* params = "";
+  const char* parameter = "unused";
 };
 
 }  // namespace torchloss

@@ -1,13 +1,13 @@
-// The schemas: one for each family, and the losses' names. See pointwise.h and rowwise.h.
+// The schemas: one signature for each family, and the names from the table of contents. See pointwise.h and rowwise.h.
+#include <set>
 #include <string>
 
+#include "losses.h"
 #include "tensor.h"
 
-namespace {
+namespace torchloss {
 
-using torch::stable::detail::StableLibrary;
-
-void define(StableLibrary& m, const std::string& name, const char* inputs, const char* saved, const std::string& params) {
+void define(Library& m, const std::string& name, const char* inputs, const char* saved, const std::string& params) {
   const std::string in = inputs, values = *saved ? "(Tensor, Tensor, Tensor)" : "Tensor";
   m.def((name + "(" + in + params + ") -> " + values).c_str());
   m.def((name + "_backward(Tensor grad, " + in + saved + params + ", bool target_grad) -> (Tensor, Tensor)").c_str());
@@ -16,34 +16,43 @@ void define(StableLibrary& m, const std::string& name, const char* inputs, const
             .c_str());
 }
 
-void pointwise(StableLibrary& m, const char* name, const std::string& parameter) {
-  define(m, name, "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight", "",
-         ", int reduction, float " + parameter);
+void pointwise(Library& m, const Op& op) {
+  define(m, op.name, "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight", "",
+         std::string(", int reduction, float ") + op.parameter);
 }
 
-void rowwise(StableLibrary& m, const char* name, const std::string& parameter) {
+void rowwise(Library& m, const std::string& name, const std::string& parameter) {
   define(m, name, "Tensor input, Tensor? target, Tensor? weight", ", Tensor stats, Tensor total",
          ", int dim, int reduction, int ignore_index, float " + parameter);
 }
 
-void map(StableLibrary& m, const std::string& name) {
+void row_map(Library& m, const std::string& name) {
   m.def((name + "(Tensor input, int dim) -> Tensor").c_str());
   m.def((name + "_backward(Tensor grad, Tensor output, int dim) -> Tensor").c_str());
   m.def((name + "_double_backward(Tensor h, Tensor grad, Tensor output, int dim) -> (Tensor, Tensor)").c_str());
 }
 
-}  // namespace
+template <template <class> class... L>
+void define_all(Library& m, List<L...>) {
+  (pointwise(m, L<float>::op), ...);
+}
+
+template <class... L>
+void define_losses(Library& m, RowList<L...>) {
+  std::set<std::string> seen;  // cross_entropy stands there twice, with and without label smoothing
+  ((seen.insert(L::name).second ? rowwise(m, L::name, L::parameter) : void()), ...);
+}
+
+template <class... L>
+void define_maps(Library& m, RowList<L...>) {
+  (row_map(m, L::name), ...);
+}
+
+}  // namespace torchloss
 
 STABLE_TORCH_LIBRARY(torchloss, m) {
-  for (const char* name : {"l1_loss", "mse_loss", "kl_div", "kl_div_log_target", "binary_cross_entropy",
-                           "binary_cross_entropy_with_logits"})
-    pointwise(m, name, "unused");
-  pointwise(m, "huber_loss", "delta");
-  pointwise(m, "smooth_l1_loss", "beta");
-  for (const char* name : {"cross_entropy", "cross_entropy_probs"}) rowwise(m, name, "label_smoothing");
-  for (const char* name : {"nll_loss", "softmax_entropy"}) rowwise(m, name, "unused");
-  rowwise(m, "entropy", "base");
-  rowwise(m, "kl_div_with_logits", "temperature");
-  map(m, "softmax");
-  map(m, "log_softmax");
+  using namespace torchloss;
+  define_all(m, Pointwise{});
+  define_losses(m, RowLosses{});
+  define_maps(m, RowMaps{});
 }

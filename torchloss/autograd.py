@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from torchloss import _fake  # noqa: F401  (loads the operators, and says what they return)
+from torchloss import _fake  # also loads the operators
 
 try:
     from torch._functorch.autograd_function import enable_single_level_autograd_function
@@ -97,10 +97,15 @@ def add(*terms: Tensor | None) -> Tensor | None:
 
 
 class Chain(Function):
-    """What every Function here shares. `op` is its operator, `next` the Function of its backward."""
+    """What every Function here shares. `op` is its operator, `next` the Function of its backward.
+
+    `traced` calls the op and `run_next` runs the next Function: static methods, which Dynamo can follow.
+    """
 
     op: Any
     next: type[Function]
+    traced: Callable
+    run_next: Callable
 
     @classmethod
     def forward(cls, *args: Any) -> Any:
@@ -149,7 +154,7 @@ class PointwiseLoss(Chain):
         x, t, w, p = ctx.saved_tensors
         gx = gt = gw = None
         if any(ctx.needs_input_grad[:2]):
-            gx, gt = run(cls.next, grad, x, t, w, p, ctx.reduction, ctx.parameter, ctx.needs_input_grad[1])
+            gx, gt = cls.run_next(grad, x, t, w, p, ctx.reduction, ctx.parameter, ctx.needs_input_grad[1])
         if ctx.needs_input_grad[2]:  # the loss is linear in its weight
             scale = 1 / x.numel() if ctx.reduction == MEAN else 1
             gw = run(cls, x, t, None, p, NONE, ctx.parameter) * (grad * scale)
@@ -189,12 +194,12 @@ class PointwiseGradient(Chain):
         if h is None and k is None:
             return (None,) * 8
         g, x, t, w, p = ctx.saved_tensors
-        gg, gx, gt = run(cls.next, h, k, g, x, t, w, p, ctx.reduction, ctx.parameter)
+        gg, gx, gt = cls.run_next(h, k, g, x, t, w, p, ctx.reduction, ctx.parameter)
         gw = None
         if ctx.needs_input_grad[3]:
             scale = 1 / x.numel() if ctx.reduction == MEAN else 1
             one = x.new_ones(()).expand(x.shape)
-            gw = run(cls.next, h, k, one, x, t, None, p, NONE, ctx.parameter)[0] * (g * scale)
+            gw = cls.run_next(h, k, one, x, t, None, p, NONE, ctx.parameter)[0] * (g * scale)
         return gg, gx, gt, gw, None, None, None, None
 
     @classmethod
@@ -278,7 +283,7 @@ class RowLoss(Chain):
         if grad is None:
             return (None,) * 7
         target_grad = ctx.needs_input_grad[1]
-        gx, gt = run(cls.next, grad, *ctx.saved_tensors, *ctx.config, target_grad)
+        gx, gt = cls.run_next(grad, *ctx.saved_tensors, *ctx.config, target_grad)
         return gx if ctx.needs_input_grad[0] else None, gt if target_grad else None, *[None] * 5
 
     @classmethod
@@ -318,7 +323,7 @@ class RowGradient(Chain):
         k = k if ctx.target_grad else None
         if h is None and k is None:
             return (None,) * 11
-        gg, gx, gt = run(cls.next, h, k, *ctx.saved_tensors, *ctx.config)
+        gg, gx, gt = cls.run_next(h, k, *ctx.saved_tensors, *ctx.config)
         return gg, gx, gt if ctx.needs_input_grad[2] else None, *[None] * 8
 
     @classmethod
@@ -382,7 +387,7 @@ class RowMap(Chain):
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, grad: Tensor | None) -> tuple:
-        return None if grad is None else run(cls.next, grad, *ctx.saved_tensors, ctx.dim), None
+        return None if grad is None else cls.run_next(grad, *ctx.saved_tensors, ctx.dim), None
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, xt: Tensor, _: Any) -> Tensor:
@@ -407,7 +412,7 @@ class RowMapGradient(Chain):
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, h: Tensor | None) -> tuple:
-        return *((None, None) if h is None else run(cls.next, h, *ctx.saved_tensors, ctx.dim)), None
+        return *((None, None) if h is None else cls.run_next(h, *ctx.saved_tensors, ctx.dim)), None
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, yt: Tensor | None, _: Any) -> Tensor:
@@ -432,7 +437,7 @@ class LogSoftmaxGradient(RowMapGradient):
         return -zt * z.exp() * g.sum(dim, keepdim=True)
 
 
-# The losses
+# The losses, by family: rowwise ones with the count of the numbers that a row leaves for its backward pass
 
 
 def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chain]) -> type[Function]:
@@ -448,7 +453,8 @@ def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chai
 
 def derive(name: str, base: type[Chain], op: Any, after: type[Function] | None) -> type[Function]:
     """The subclass of a Chain for one op. Its methods are plain functions: Dynamo takes no other."""
-    made = type(name, (base,), {"op": op, "next": after, "traced": staticmethod(lambda *args: op(*args))})
+    calls = {"traced": staticmethod(lambda *args: op(*args)), "run_next": staticmethod(lambda *args: run(after, *args))}
+    made = type(name, (base,), {"op": op, "next": after, **calls})
     for method in ("forward", "setup_context", "backward", "jvp", "vmap"):
         setattr(made, method, staticmethod(plain(getattr(made, method))))
     return made
@@ -460,11 +466,18 @@ def plain(method: Callable) -> Callable:
 
 
 def pointwise(name: str) -> type[Function]:
+    _fake.pointwise(name)
     return chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient)
 
 
-def rowwise(name: str) -> type[Function]:
+def rowwise(name: str, saved: Callable[[float], int]) -> type[Function]:
+    _fake.rowwise(name, saved)
     return chain(name, RowLoss, RowGradient, RowDoubleGradient)
+
+
+def row_map(name: str, gradient: type[RowMapGradient]) -> type[Function]:
+    _fake.row_map(name)
+    return chain(name, RowMap, gradient, RowMapDoubleGradient)
 
 
 L1LossFunction = pointwise("l1_loss")
@@ -476,12 +489,12 @@ KLDivLogTargetFunction = pointwise("kl_div_log_target")
 BinaryCrossEntropyFunction = pointwise("binary_cross_entropy")
 BinaryCrossEntropyWithLogitsFunction = pointwise("binary_cross_entropy_with_logits")
 
-CrossEntropyFunction = rowwise("cross_entropy")
-CrossEntropyProbsFunction = rowwise("cross_entropy_probs")
-NLLLossFunction = rowwise("nll_loss")
-EntropyFunction = rowwise("entropy")
-SoftmaxEntropyFunction = rowwise("softmax_entropy")
-KLDivWithLogitsFunction = rowwise("kl_div_with_logits")
+CrossEntropyFunction = rowwise("cross_entropy", lambda label_smoothing: 3 if label_smoothing else 2)
+CrossEntropyProbsFunction = rowwise("cross_entropy_probs", lambda _: 4)
+NLLLossFunction = rowwise("nll_loss", lambda _: 0)
+EntropyFunction = rowwise("entropy", lambda _: 0)
+SoftmaxEntropyFunction = rowwise("softmax_entropy", lambda _: 3)
+KLDivWithLogitsFunction = rowwise("kl_div_with_logits", lambda _: 5)
 
-SoftmaxFunction = chain("softmax", RowMap, SoftmaxGradient, RowMapDoubleGradient)
-LogSoftmaxFunction = chain("log_softmax", RowMap, LogSoftmaxGradient, RowMapDoubleGradient)
+SoftmaxFunction = row_map("softmax", SoftmaxGradient)
+LogSoftmaxFunction = row_map("log_softmax", LogSoftmaxGradient)

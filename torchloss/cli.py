@@ -31,8 +31,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("torchloss-demo.html"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE even if this demo did not write it.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps of everything: seconds, not minutes.")] = False,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and threads, same numbers (timings aside).")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, help="CPU threads for the cost of the loss alone; 0: PyTorch's choice. Training uses 1."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers (timings aside).")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print every number as JSON instead of the table.")] = False,
 ) -> None:
     """Train real models with torch.nn's losses and with torchloss's, and write a report comparing them.

@@ -34,14 +34,15 @@ template <class... P>
 void launch(void (*kernel)(P...), const Grid& grid, int device, const P&... arguments) {
   constexpr size_t granted = 48 << 10;  // more shared memory than this must be asked for
   if (grid.shared > granted)
-    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared)));
+    STD_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared)));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(std::min<int64_t>(grid.blocks, std::numeric_limits<int>::max()));
   config.blockDim = dim3(grid.threads);
   config.dynamicSmemBytes = grid.shared;
   config.stream = current_stream(device);
-  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();  // and clears the error, so that no later launch is blamed
 }
 
 }  // namespace torchloss

@@ -2,7 +2,8 @@
 // CUDA's loop over elements, for the jets of the pointwise losses.
 //
 // Where every stream is a run of memory, or one number for all, a thread takes 16 bytes of each at once; the rest, and
-// streams in another order, go one by one. Several neighbours are added in the compute type, the rest of a sum in double.
+// streams in another order, go one by one. Several neighbours are added in the compute type, the rest of a sum in
+// double.
 #include "../pointwise.h"
 #include "pieces.cuh"
 #include "sums.cuh"
@@ -114,7 +115,7 @@ struct PointLoop {
 constexpr int kPointThreads = 256;
 
 template <template <class> class L, int order, class S>
-__global__ void __launch_bounds__(kPointThreads)
+__global__ void __launch_bounds__(kPointThreads, 3)
     points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink sink) {
   const PointLoop<L, order, S> loop(args);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -135,7 +136,8 @@ void run_points(const PointArgs& args) {
   const int64_t blocks = alone ? 1 : std::min(divide_up(steps, 2 * kPointThreads), most);
   Sink sink{args.sum, args.dtype, args.scale};
   const MaybeTensor held = args.sum ? slots(sink, blocks, args.device) : std::nullopt;
-  launch(points_kernel<L, order, S>, {blocks, kPointThreads, kPointThreads * sizeof(double)}, args.device, args, pieces, sink);
+  launch(points_kernel<L, order, S>, {blocks, kPointThreads, kPointThreads * sizeof(double)}, args.device, args, pieces,
+         sink);
   if (held) finish(sink, blocks, args.device);
 }
 

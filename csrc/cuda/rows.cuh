@@ -1,53 +1,37 @@
 #pragma once
 // CUDA's loop over rows, for the kernels of row.h.
 //
-// A team of threads shares a row (shape.h). A thread takes pieces of 16 bytes: those aligned in the first stream, and
-// the classes before and after them one by one. Between two readings of a row, its pieces wait in shared memory, as far
-// as there is room; a thread reads back only what it wrote itself.
-#include "pieces.cuh"
-#include "shape.h"
+// A team of threads shares a row (shape.h), each taking its pieces (row_pieces.cuh). The order of a row's additions
+// depends on its size, strides and alignment, never on timing.
+#include "row_pieces.cuh"
 
 namespace torchloss {
-
-// What a block's teams need to join their numbers, in units of 16 bytes.
-template <class V>
-__host__ __device__ constexpr int room(int threads) {
-  return threads * sizeof(V) / 16;
-}
 
 template <class S, class K>
 struct RowLoop {
   using V = typename Compute<S>::type;
-  static constexpr int in = K::in, out = K::out, width = kWidth<S>;
+  static constexpr int in = K::in, out = K::out;
   // So that the numbers of a thread fit in its registers: the most threads of a block, and blocks of a multiprocessor.
   static constexpr int threads = in > 3 ? kThreads / 2 : kThreads, blocks = sizeof(V) == 4 && in == 1 ? 2 : 1;
   static constexpr bool read_again = (K::tops > 0) + (K::sums > 0) + (K::out > 0) > 1;
 
-  template <int N>
-  struct Piece {
-    int64_t at;  // its first class
-    S numbers[in][N];
-    __device__ void of_class(int i, V* x) const {
-#pragma unroll
-      for (int k = 0; k < in; ++k) x[k] = static_cast<V>(numbers[k][i]);
-    }
-  };
-
   const RowArgs& args;
-  const Shape& shape;
-  const Team team;
   const int64_t r;
   const bool exists;  // the last block may have threads left over, which only keep the others company
   bool counts;        // the row is neither ignored nor has it a bad target
   V blank = V(0);     // what its outputs are if it does not count
-  int64_t y = -1, classes;
-  int head = 0;  // classes before the first aligned piece
-  const S* from[in];
+  int64_t y = -1;
+  const Team team;
+  RowPieces<S, in> pieces;
   S* to[out > 0 ? out : 1];
   K kernel;
 
-  __device__ RowLoop(const RowArgs& args, const Shape& shape, const Team& team, int64_t row)
-      : args(args), shape(shape), team(team), r(row < args.rows ? row : args.rows - 1), exists(row < args.rows) {}
+  __device__ RowLoop(const RowArgs& args, const Team& team, int kept, int64_t row)
+      : args(args),
+        r(row < args.rows ? row : args.rows - 1),
+        exists(row < args.rows),
+        team(team),
+        pieces(args, team, kept) {}
 
   // Every thread of the block calls this, for it joins the numbers of teams.
   __device__ void run() {
@@ -69,19 +53,12 @@ struct RowLoop {
 #pragma unroll
     for (int k = 0; k < K::stats_in; ++k) row.stats[k] = static_cast<const V*>(args.stats_in)[k * args.rows + r];
 #pragma unroll
-    for (int k = 0; k < in; ++k) from[k] = first_class(args.in[k]);
-#pragma unroll
-    for (int k = 0; k < out; ++k) to[k] = first_class(args.out[k]);
+    for (int k = 0; k < out; ++k) to[k] = pieces.first_class(args.out[k], r);
+    pieces.place(r);
     counts = exists;
     if constexpr (K::targets) aim();
-    classes = counts ? args.classes : 0;
-    if (args.in[0].class_stride == 1)
-      head = static_cast<int>(min(classes, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(from[0]) % 16 / sizeof(S))));
+    pieces.cut(counts ? args.classes : 0);
     if constexpr (requires { kernel.start(); }) kernel.start();
-  }
-
-  __device__ S* first_class(const RowStream& stream) const {
-    return stream.data ? static_cast<S*>(stream.data) + stream.rows.offset(r) : nullptr;
   }
 
   // Looks up the row's class target.
@@ -93,70 +70,14 @@ struct RowLoop {
     if (!counts) return;
     Row<V>& row = kernel.row;
     if (args.weight) row.weight = static_cast<V>(static_cast<const S*>(args.weight)[y * args.weight_stride]);
-    if constexpr (K::x_at_target) row.x_y = number(0, y);
-    if constexpr (K::h_at_target) row.h_y = number(1, y);
-  }
-
-  __device__ V number(int k, int64_t j) const {
-    return from[k] ? static_cast<V>(from[k][j * args.in[k].class_stride]) : static_cast<V>(args.in[k].fill);
-  }
-
-  // Calls f with this thread's pieces of the row. `fresh`: they have not been read before.
-  template <bool fresh, class F>
-  __device__ void each_piece(const F& f) const {
-    const int64_t pieces = (classes - head) / width;
-    int64_t c = team.rank;
-    Piece<width> piece, next;
-    if (c < pieces) get<fresh>(next, c, 0);
-    for (int i = 0; c < pieces; c += team.size, ++i) {
-      piece = next;
-      if (c + team.size < pieces) get<fresh>(next, c + team.size, i + 1);  // on its way while f works
-      f(piece);
-    }
-    const int edges = static_cast<int>(classes - pieces * width);
-    for (int e = team.rank; e < edges; e += team.size) {
-      Piece<1> edge;
-      edge.at = e < head ? e : e + pieces * width;
-      fetch(edge);
-      f(edge);
-    }
-  }
-
-  // Piece c of the row, the i-th of this thread.
-  template <bool fresh>
-  __device__ void get(Piece<width>& piece, int64_t c, int i) const {
-    piece.at = head + c * width;
-    const bool keep = read_again && i < shape.kept;
-    uint4* slot = block_memory() + room<V>(blockDim.x) + i * in * blockDim.x + threadIdx.x;
-    if (fresh || !keep) fetch(piece);
-    if (!keep) return;
-#pragma unroll
-    for (int k = 0; k < in; ++k) {
-      if constexpr (fresh)
-        memcpy(slot + k * blockDim.x, piece.numbers[k], 16);
-      else
-        memcpy(piece.numbers[k], slot + k * blockDim.x, 16);
-    }
-  }
-
-  template <int N>
-  __device__ void fetch(Piece<N>& piece) const {
-#pragma unroll
-    for (int k = 0; k < in; ++k) {
-      const RowStream& stream = args.in[k];
-      if (from[k]) {
-        load(piece.numbers[k], from[k] + piece.at * stream.class_stride, stream.class_stride);
-      } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) piece.numbers[k][i] = static_cast<S>(static_cast<V>(stream.fill));
-      }
-    }
+    if constexpr (K::x_at_target) row.x_y = pieces.number(0, y);
+    if constexpr (K::h_at_target) row.h_y = pieces.number(1, y);
   }
 
   __device__ void fold() {
     Part<V, K::more> first;
     Part<V, 0> second;
-    each_piece<true>([&](const auto& piece) {
+    pieces.template each<true, read_again>([&](const auto& piece) {
       fold_piece<0>(first, piece);
       if constexpr (K::tops == 2) fold_piece<1>(second, piece);
     });
@@ -185,7 +106,7 @@ struct RowLoop {
 
   // A piece is summed by itself and then added: shorter chains, and less rounding than one by one.
   template <int t, int more, int N>
-  __device__ void fold_piece(Part<V, more>& part, const Piece<N>& piece) const {
+  __device__ void fold_piece(Part<V, more>& part, const Piece<S, in, N>& piece) const {
     V x[in];
     Part<V, more> local;
     local.top.max = part.top.max;
@@ -206,13 +127,13 @@ struct RowLoop {
 
   __device__ void sum() {
     V sums[K::sums] = {};
-    each_piece<K::tops == 0>([&](const auto& piece) { sum_piece(sums, piece); });
+    pieces.template each<K::tops == 0, (out > 0)>([&](const auto& piece) { sum_piece(sums, piece); });
     reduce(team, sums, Plus());
     kernel.summed(sums);
   }
 
   template <int N>
-  __device__ void sum_piece(V* sums, const Piece<N>& piece) const {
+  __device__ void sum_piece(V* sums, const Piece<S, in, N>& piece) const {
     V x[in], local[K::sums] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -235,11 +156,11 @@ struct RowLoop {
   }
 
   __device__ void map() const {
-    each_piece<K::tops + K::sums == 0>([&](const auto& piece) { map_piece(piece); });
+    pieces.template each<K::tops + K::sums == 0, false>([&](const auto& piece) { map_piece(piece); });
   }
 
   template <int N>
-  __device__ void map_piece(const Piece<N>& piece) const {
+  __device__ void map_piece(const Piece<S, in, N>& piece) const {
     S results[out][N];
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -278,7 +199,7 @@ __global__ void __launch_bounds__((RowLoop<S, K>::threads), (RowLoop<S, K>::bloc
   const Team team{shape.team, (shape.across ? warp : thread) % shape.team, shape.across, block_memory()};
   const int mine = shape.across ? warp / team.size * kLanes + thread % kLanes : thread / team.size;
   for (int64_t first = blockIdx.x * shape.rows(); first < args.rows; first += gridDim.x * shape.rows())
-    RowLoop<S, K>(args, shape, team, first + mine).run();
+    RowLoop<S, K>(args, team, shape.kept, first + mine).run();
 }
 
 template <class S, class K>
@@ -286,7 +207,7 @@ void run_rows(const RowArgs& args) {
   if (args.rows == 0) return;
   Shape shape = shape_of(args, kWidth<S>, RowLoop<S, K>::threads);
   if (RowLoop<S, K>::read_again) shape.kept = pieces_to_keep(args, shape, kWidth<S>, K::in);
-  const size_t shared = 16 * (room<typename RowLoop<S, K>::V>(shape.threads) + shape.kept * K::in * shape.threads);
+  const size_t shared = 16 * (room<S>(shape.threads) + shape.kept * K::in * shape.threads);
   launch(rows_kernel<S, K>, {divide_up(args.rows, shape.rows()), shape.threads, shared}, args.device, args, shape);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Sums of many numbers, in double and in an order that depends on their count alone. Each block leaves its sum in a slot
-// of its own; finish() adds the slots. Where one block suffices, it finishes by itself.
+// Sums of many numbers, in double and in an order that depends on their count alone. Each block leaves its sum in a
+// slot of its own; finish() adds the slots. Where one block suffices, it finishes by itself.
 #include "launch.h"
 #include "team.cuh"
 

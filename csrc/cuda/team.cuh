@@ -8,8 +8,8 @@ namespace torchloss {
 constexpr int kThreads = 512;  // the most in a block
 constexpr int kLanes = 32;     // of a warp
 
-// Either neighbouring threads: a power of two up to a warp, or the whole block. Or, `across`, one lane in each of `size`
-// neighbouring warps, whose other lanes belong to other teams.
+// Either neighbouring threads: a power of two up to a warp, or the whole block. Or, `across`, one lane in each of
+// `size` neighbouring warps, whose other lanes belong to other teams.
 struct Team {
   int size, rank;
   bool across;

@@ -10,7 +10,7 @@ namespace torchloss {
 //   L_xx = (1 - t + p t) s(x) s(-x)                       L_xt = -1 - (p - 1) s(-x)          L_tt = 0
 template <class T>
 struct BinaryCrossEntropyWithLogits {
-  static constexpr Op<> op{"binary_cross_entropy_with_logits"};
+  static constexpr Op op{"binary_cross_entropy_with_logits"};
   HD Jet<T> operator()(T x, T t, T p) const {
     const T e = exp(T(0) - abs(x)), q = T(1) / (T(1) + e), l = log1p(e);
     const auto positive = x >= T(0);

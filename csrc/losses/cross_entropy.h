@@ -12,7 +12,7 @@ namespace torchloss {
 // Exact at any margin: log s = log1p(rest), and p_y - 1 = -rest / s where y leads (row.h).
 template <bool smooth>
 struct CrossEntropy {
-  static constexpr const char* name = "cross_entropy";
+  static constexpr const char *name = "cross_entropy", *parameter = "label_smoothing";
   static constexpr bool class_weights = smooth, float_target = false;
 
   template <class V>
@@ -113,7 +113,7 @@ struct CrossEntropy {
 //
 // Where j leads, A p_j - a_j = (A - a_j) p_j - a_j rest/s keeps what A p_j - a_j would cancel.
 struct CrossEntropyProbs {
-  static constexpr const char* name = "cross_entropy_probs";
+  static constexpr const char *name = "cross_entropy_probs", *parameter = "label_smoothing";
   static constexpr bool class_weights = true, float_target = true;
 
   template <class V>

@@ -8,7 +8,7 @@ namespace torchloss {
 //   H = -sum_j p_j log p_j      (0 log 0 = 0)
 //   H'_j = -(log p_j + 1),  H''_jj = -1 / p_j
 struct Entropy {
-  static constexpr const char* name = "entropy";
+  static constexpr const char *name = "entropy", *parameter = "base";
   static constexpr bool class_weights = false, float_target = false;
 
   template <class V>
@@ -47,7 +47,7 @@ struct Entropy {
 //   H'_j = -p_j (l_j + H)
 //   (H'' h)_j = -p_j [(h_j - <p, h>) (l_j + H + 1) - sum_i h_i p_i (l_i + H)]
 struct SoftmaxEntropy {
-  static constexpr const char* name = "softmax_entropy";
+  static constexpr const char *name = "softmax_entropy", *parameter = "unused";
   static constexpr bool class_weights = false, float_target = false;
 
   template <class V>

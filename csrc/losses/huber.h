@@ -11,7 +11,7 @@ namespace torchloss {
 //   L''    1               0
 template <class T>
 struct Huber {
-  static constexpr Op<double> op{"huber_loss", ", float delta"};
+  static constexpr Op op{"huber_loss", "delta"};
   T delta;
   HD Jet<T> operator()(T x, T t) const {
     const T r = x - t, c = clamp(r, T(0) - delta, delta);

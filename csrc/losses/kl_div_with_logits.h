@@ -13,7 +13,7 @@ namespace torchloss {
 //   in x: [q_j (h_j - <q, h>) - p_j (k_j - <p, k>)] / T^2
 //   in t: p_j [(k_j - <p, k>) (l_j - K + 1) - sum_i k_i p_i (l_i - K) - (h_j - <p, h>)] / T^2
 struct KLDivWithLogits {
-  static constexpr const char* name = "kl_div_with_logits";
+  static constexpr const char *name = "kl_div_with_logits", *parameter = "temperature";
   static constexpr bool class_weights = false, float_target = true;
 
   // One class: log q - log p = d, and what follows from it without cancellation where q is near p.

@@ -7,7 +7,7 @@ namespace torchloss {
 //
 //   L = -w_y z_y,  L'_j = -w_y [j = y],  L'' = 0
 struct NLL {
-  static constexpr const char* name = "nll_loss";
+  static constexpr const char *name = "nll_loss", *parameter = "unused";
   static constexpr bool class_weights = false, float_target = false;
 
   template <class V>

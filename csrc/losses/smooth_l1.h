@@ -11,7 +11,7 @@ namespace torchloss {
 //   L''    1 / beta          0
 template <class T>
 struct SmoothL1 {
-  static constexpr Op<double> op{"smooth_l1_loss", ", float beta"};
+  static constexpr Op op{"smooth_l1_loss", "beta"};
   T beta;
   HD Jet<T> operator()(T x, T t) const {
     const T r = x - t;

@@ -1,8 +1,8 @@
 """What a loss costs by itself: time forward and backward, and memory beyond its inputs.
 
-Memory is counted from the allocator's own record (torch.profiler): every byte that PyTorch's CPU allocator hands out while the
-loss runs forward and backward, temporaries inside kernels included, the inputs excluded, the gradient of the logits included.
-What a kernel keeps on its stack or takes from malloc directly is not seen.
+Memory is counted from the allocator's own record (torch.profiler): every byte that PyTorch's CPU allocator hands out
+while the loss runs forward and backward, temporaries inside kernels and the gradient of the logits included, the inputs
+excluded. What a kernel keeps on its stack or takes from malloc directly is not seen.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Spread:
     def of(cls, seconds: list[float]) -> Spread:
         low, _, high = quantiles(seconds, n=4)
         return cls(median(seconds), low, high)
+
+    def overlaps(self, other: Spread) -> bool:
+        """Whether the middle halves meet: then no difference is claimed."""
+        return self.low <= other.high and other.low <= self.high
 
 
 @dataclass

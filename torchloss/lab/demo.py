@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import torchloss
-from torchloss.lab import cost, rates, report, robust, story, train
+from torchloss.lab import cost, findings, rates, report, robust, story, train
 from torchloss.lab.notes import notes
 from torchloss.lab.summary import Results, Row, Setting, table
 
@@ -52,8 +52,11 @@ class Size:
 
     digit_steps: int = 800
     text_steps: int = 400
-    repeats: int = 25
-    logits: tuple[tuple[int, int], ...] = ((64, 10), (1024, 256), (512, 32000))
+    logits: tuple[tuple[int, int, int], ...] = (
+        (64, 10, 200),
+        (1024, 256, 200),
+        (512, 32000, 25),
+    )  # rows, classes, times
     fit_steps: int = 300
     fit_seeds: int = 5
     batches: tuple[int, ...] = (4, 16, 64, 256, 1024)
@@ -62,14 +65,15 @@ class Size:
     rate_seeds: int = 5
 
 
-QUICK = Size(20, 3, 5, ((64, 10), (64, 1000)), 40, 2, (4, 64), tuple(2.0**k for k in range(-7, 4, 2)), 20, 1)
+QUICK = Size(20, 3, ((64, 10, 5), (64, 1000, 5)), 40, 2, (4, 64), tuple(2.0**k for k in range(-7, 4, 2)), 80, 1)
 
 
 def demo(options: Options) -> None:
     """Everything the command does."""
     if find_spec("pydoc_data") is None:
         raise Refusal(
-            "this Python came without its help texts (pydoc_data), which the demo reads; install its full standard library"
+            "this Python came without its help texts (pydoc_data), which the demo reads; "
+            "install its full standard library"
         )
     out = checked(options.out, options.force)
     if options.threads:
@@ -80,13 +84,13 @@ def demo(options: Options) -> None:
     setting.seconds = perf_counter() - start
     rows = table(results)
     try:
-        report.write(out, report.page(setting, story.lead(results, rows), rows, story.sections(results)))
+        report.write(out, report.page(setting, findings.lead(results, rows), rows, story.sections(results)))
     except OSError as error:
         sys.exit(f"torchloss: the report could not be written: {error}")
     if options.json:
         print(json.dumps(finite(asdict(results) | {"report": str(out)}), allow_nan=False))
     else:
-        show(rows, out, setting.seconds)
+        show(rows, out, setting)
 
 
 def checked(out: Path, force: bool) -> Path:
@@ -113,19 +117,22 @@ def run(size: Size, setting: Setting) -> Results:
         def track(work: range | list, name: str):
             return progress.track(work, description=name)
 
+        costs = {f"{n} x {c}": cost.compare(LIBRARIES, n, c, times, track) for n, c, times in size.logits}
+        torch.set_num_threads(1)  # so that what is learnt does not depend on --threads
+        wall, busy = perf_counter(), process_time()
         digits = train.digits(LIBRARIES, size.digit_steps, seed, track)
         text, sample = train.text(LIBRARIES, size.text_steps, seed, track)
-        costs = {f"{n} x {c}": cost.compare(LIBRARIES, n, c, size.repeats, track) for n, c in size.logits}
         outliers = robust.robust(LIBRARIES, size.fit_steps, size.fit_seeds, seed, track)
         seeds = [seed + k for k in range(size.rate_seeds)]
         grid = rates.grid(torchloss, list(size.batches), list(size.rates), size.rate_steps, seeds, track)
+        setting.core_share = (process_time() - busy) / (perf_counter() - wall)
         return Results(setting, digits, text, sample, costs, outliers, grid, notes(LIBRARIES, seed))
 
 
-def show(rows: list[Row], out: Path, seconds: float) -> None:
+def show(rows: list[Row], out: Path, setting: Setting) -> None:
     """The table and the report's path."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    view = Table("", "", title=f"torchloss against torch.nn ({seconds:.0f} s)", title_justify="left")
+    view = Table("", "", title=f"torchloss against torch.nn ({setting.seconds:.0f} s)", title_justify="left")
     for name in ("torch.nn", "torchloss"):
         view.add_column(name, justify="right")
     view.add_column("compared")
@@ -136,6 +143,8 @@ def show(rows: list[Row], out: Path, seconds: float) -> None:
         view.add_row(row.part if row.part != part else "", row.quantity, row.torch, row.ours, row.relation)
         part = row.part
     console.print(view)
+    if setting.busy():
+        print(setting.busy())
     print(f"report: {out}")
 
 

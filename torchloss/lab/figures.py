@@ -82,30 +82,27 @@ def costs(pairs: dict[str, dict[str, Cost]]) -> str:
     """Time and memory of the loss alone, torchloss as a percentage of torch.nn."""
     with matplotlib.rc_context(STYLE):
         figure, axes = panels(3, 1.0 + 0.55 * len(pairs))
-        parts = {
-            "time, forward and backward": lambda cost: cost.both.median,
-            "peak extra memory": lambda cost: cost.peak_bytes,
-            "memory kept for backward": lambda cost: cost.saved_bytes,
-        }
-        for ax, (title, part) in zip(axes, parts.items(), strict=True):
+        titles = ("time, forward and backward", "peak extra memory", "memory kept for backward")
+        for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
             for y, pair in enumerate(pairs.values()):
-                one, two = part(pair[TORCH]), part(pair[OURS])
-                percent = 100 * two / one if one and two is not None else math.nan
-                ax.barh(y, percent, color=COLOURS[OURS], height=0.6)
-                ax.annotate(
-                    "not measured" if math.isnan(percent) else f" {percent:.3g} %",
-                    (0 if math.isnan(percent) else percent, y),
-                    va="center",
-                )
+                percent, note = relative(pair[TORCH], pair[OURS])[column]
+                ax.barh(y, percent, color=COLOURS[OURS], height=0.6, alpha=0.3 if note else 1)
+                ax.annotate(f" {percent:.3g} %{note}" if percent else note, (percent, y), va="center")
             ax.axvline(100, color=COLOURS[TORCH], lw=3)
-            ax.set(
-                yticks=range(len(pairs)),
-                yticklabels=list(pairs) if ax is axes[0] else [],
-                title=title,
-                xlabel=f"% of {TORCH}",
-            )
+            ax.set(yticks=range(len(pairs)), yticklabels=list(pairs) if ax is axes[0] else [], title=title)
+            ax.set_xlabel(f"% of {TORCH}")
             ax.set_xlim(0, 1.35 * max(100, ax.get_xlim()[1]))
         return encode(figure)
+
+
+def relative(one: Cost, two: Cost) -> list[tuple[float, str]]:
+    """Time, peak and kept memory of `two` in percent of `one`, each with a reservation if there is one."""
+    doubt = "\n no clear difference" if one.both.overlaps(two.both) else ""
+    sizes = [(one.peak_bytes, two.peak_bytes), (one.saved_bytes, two.saved_bytes)]
+    memory = [
+        (0.0, " not measured") if None in pair or not pair[0] else (100 * pair[1] / pair[0], "") for pair in sizes
+    ]
+    return [(100 * two.both.median / one.both.median, doubt), *memory]
 
 
 def robust(result: Robust) -> str:
@@ -174,7 +171,7 @@ def saturation(result: Saturation) -> str:
         "cross entropy, right, exact": ("black", ":", 2.2),
         f"cross entropy, right, {OURS}": (COLOURS[OURS], "-", 1.3),
         f"cross entropy, wrong, {OURS}": ("#009e73", "-", 1.6),
-        f"squared error of softmax, wrong, {OURS}": ("#cc79a7", "--", 1.6),
+        f"squared error, wrong, {OURS}": ("#cc79a7", "--", 1.6),
     }
     with matplotlib.rc_context(STYLE):
         figure, (ax,) = panels(1, 3.6)

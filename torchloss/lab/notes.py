@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloss.lab import data
-from torchloss.lab.train import OURS, TORCH, classifier
+from torchloss.lab.train import OURS, classifier
 
 MARGINS = [k / 2 for k in range(0, 81)]
 
@@ -67,7 +67,7 @@ def saturation(libraries: dict[str, ModuleType]) -> Saturation:
     pulls = {f"cross entropy, right, {name}": [ce_pull(lib, m, 0) for m in MARGINS] for name, lib in libraries.items()}
     pulls["cross entropy, right, exact"] = [9 * math.exp(-m) / (1 + 9 * math.exp(-m)) for m in MARGINS]
     pulls[f"cross entropy, wrong, {OURS}"] = [ce_pull(ours, m, 1) for m in MARGINS]
-    pulls[f"squared error of softmax, wrong, {OURS}"] = [squared_pull(ours, m) for m in MARGINS]
+    pulls[f"squared error, wrong, {OURS}"] = [squared_pull(ours, m) for m in MARGINS]
     return Saturation(MARGINS, pulls)
 
 

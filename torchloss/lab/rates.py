@@ -1,7 +1,7 @@
-"""(d) Which learning rates work? The digits classifier under plain SGD over learning rate x batch size, loss as mean and as sum.
+"""(d) Which learning rates work? Digits under plain SGD over learning rate x batch size, the loss as mean and as sum.
 
-All learning rates of one batch size are trained at once: K copies of the weights in one tensor, one matrix product for all, and
-one loss per copy. The K losses are added; no two share a weight, so every copy gets its own gradient.
+All learning rates of one batch size are trained at once: K copies of the weights in one tensor, one matrix product for
+all, and one loss per copy. The K losses are added; no two share a weight, so every copy gets its own gradient.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Grid:
     rates: list[float]
     steps: int
     losses: dict[str, list[list[list[float]]]]
+
+    def seeds(self) -> int:
+        """How many runs stand behind a cell."""
+        return len(self.losses["mean"][0][0])
 
     def typical(self, reduction: str) -> list[list[float]]:
         """[batch][rate] median over the seeds; a run that blew up counts as infinitely bad."""
@@ -60,8 +64,8 @@ class Grid:
 
 
 def move(rates: list[float]) -> float:
-    """The factor between the largest and the smallest."""
-    return max(rates) / min(rates)
+    """The factor between the largest and the smallest; nan if there is a nan."""
+    return math.nan if any(map(math.isnan, rates)) else max(rates) / min(rates)
 
 
 def grid(

@@ -12,35 +12,48 @@ from torchloss.lab.summary import Row, Setting
 
 SIGNATURE = "<!doctype html>\n<!-- report of: python -m torchloss demo -->\n"
 STYLE = """
-:root { color-scheme: light; --ink: #1d2733; --soft: #5b6775; --line: #dde3ea; --blue: #0072b2; }
+:root { color-scheme: light; --ink: #1d2733; --soft: #5b6775; --line: #dde3ea; --pale: #f4f7fa; --blue: #0072b2; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.2rem 4rem; max-width: 62rem; color: var(--ink); background: #fff;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; }
+body {
+  margin: 0 auto; padding: 1.5rem 1.2rem 4rem; max-width: 62rem; color: var(--ink); background: #fff;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif;
+}
 h1 { font-size: 1.9rem; margin: .4em 0 .1em; line-height: 1.2; }
 h2 { font-size: 1.3rem; margin: 2.6em 0 .4em; padding-top: .6em; border-top: 2px solid var(--line); }
 p { max-width: 46rem; }
 .lead { font-size: 1.1rem; color: var(--soft); }
 .scroll { overflow-x: auto; }
-figure { margin: 1.2em 0; } figure img { display: block; width: 100%; min-width: 38rem; height: auto; }
+figure { margin: 1.2em 0; }
+figure img { display: block; width: 100%; min-width: 38rem; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; }
-.formula { background: #f4f7fa; border-left: 4px solid var(--blue); padding: .5em .9em; font: 1.05rem/1.7 Georgia, "DejaVu Serif", serif;
-  overflow-x: auto; white-space: nowrap; }
-.found { background: #f2f8f2; border-left: 4px solid #009e73; padding: .5em 1em .5em 2em; margin: 1em 0; max-width: 46rem; }
+.formula {
+  background: var(--pale); border-left: 4px solid var(--blue); padding: .5em .9em; overflow-x: auto;
+  white-space: nowrap; font: 1.05rem/1.7 Georgia, "DejaVu Serif", serif;
+}
+.found { background: #f2f8f2; border-left: 4px solid #009e73; padding: .5em 1em .5em 2em; max-width: 46rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .32em 1.1em .32em 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td.n { text-align: right; white-space: nowrap; } th.n { text-align: right; }
-tr.first td { border-top: 2px solid var(--line); } td.part { font-weight: 600; white-space: nowrap; }
-code, pre { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; } pre { background: #f4f7fa; padding: .8em 1em; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1.2em; font-size: .92rem; } dt { color: var(--soft); } dd { margin: 0; }
-.verdict { white-space: nowrap; font-weight: 600; }
-@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.5rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5em; } }
+th { color: var(--soft); font-weight: 600; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+td.part, .verdict { font-weight: 600; white-space: nowrap; }
+tr.first td { border-top: 2px solid var(--line); }
+code, pre { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+pre { background: var(--pale); padding: .8em 1em; white-space: pre-wrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1.2em; font-size: .92rem; }
+dt { color: var(--soft); }
+dd { margin: 0; }
+@media (max-width: 40rem) {
+  body { padding: 1rem .8rem 3rem; }
+  h1 { font-size: 1.5rem; }
+  dl { grid-template-columns: 1fr; }
+  dd { margin-bottom: .5em; }
+}
 """
 
 
 @dataclass
 class Section:
-    """A piece of the report; `text`, `formula` and `after` are HTML, `found` are plain sentences computed from the data."""
+    """A piece of the report; `text`, `formula` and `after` are HTML, `found` are plain sentences."""
 
     title: str
     text: str
@@ -59,9 +72,10 @@ def page(setting: Setting, lead: list[str], rows: list[Row], sections: Iterable[
         else ""
     )
     return f"""{SIGNATURE}<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>torchloss demo</title><style>{STYLE}</style></head><body>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>torchloss demo</title><style>{STYLE}</style></head><body>
 <h1>torchloss against torch.nn, on real data</h1>
-<p class="lead">The same models, weights and batches, trained once with PyTorch's losses and once with torchloss's.</p>{quick}
+<p class="lead">The same models, weights and batches, once with PyTorch's losses and once with torchloss's.</p>{quick}
 {bullets(lead)}
 <h2>How it was run</h2>{setting_html(setting)}
 <h2>The numbers in brief</h2>{table_html(rows)}
@@ -74,10 +88,12 @@ def section_html(section: Section) -> str:
     """Heading, explanation, formula, figures, findings."""
     formula = f'<p class="formula">{section.formula}</p>' if section.formula else ""
     figures = "".join(
-        f'<figure><div class="scroll"><img src="{source}" alt="{escape(shows)}"></div><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure><div class="scroll"><img src="{source}" alt="{escape(shows)}"></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
         for source, shows, caption in section.figures
     )
-    return f"<h2>{escape(section.title)}</h2>\n<p>{section.text}</p>{formula}{figures}{bullets(section.found)}{section.after}"
+    opening = f"<h2>{escape(section.title)}</h2>\n<p>{section.text}</p>{formula}"
+    return f"{opening}{figures}{bullets(section.found)}{section.after}"
 
 
 def bullets(sentences: list[str]) -> str:
@@ -89,7 +105,8 @@ def setting_html(setting: Setting) -> str:
     """Command, seed, machine, versions."""
     items = {
         "command": f"<code>{escape(setting.command)}</code>",
-        "seed, threads": f"{setting.seed}, {setting.threads}",
+        "seed": f"{setting.seed}",
+        "threads": f"1 to train, {setting.threads} for the cost of the loss alone",
         "processor": escape(setting.cpu) + "; no GPU was used",
         "versions": escape(", ".join(f"{name} {number}" for name, number in setting.versions.items())),
         "date, duration": f"{escape(setting.date)}, {setting.seconds:.0f} s",
@@ -102,10 +119,9 @@ def table_html(rows: list[Row]) -> str:
     lines, part = [], None
     for row in rows:
         first, part = row.part != part, row.part
-        lines.append(
-            f'<tr{" class=first" if first else ""}><td class="part">{escape(row.part) if first else ""}</td><td>{escape(row.quantity)}</td>'
-            f'<td class="n">{escape(row.torch)}</td><td class="n">{escape(row.ours)}</td><td>{escape(row.relation)}</td></tr>'
-        )
+        opening = f'<tr class="first"><td class="part">{escape(part)}' if first else "<tr><td>"
+        numbers = "".join(f'<td class="n">{escape(number)}</td>' for number in (row.torch, row.ours))
+        lines.append(f"{opening}</td><td>{escape(row.quantity)}</td>{numbers}<td>{escape(row.relation)}</td></tr>")
     head = '<tr><th></th><th></th><th class="n">torch.nn</th><th class="n">torchloss</th><th>compared</th></tr>'
     return f'<div class="scroll"><table id="numbers">{head}{"".join(lines)}</table></div>'
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchloss.lab import data
-from torchloss.lab.train import Track
+from torchloss.lab.train import OURS, Track
 
 LOSSES = {"L2": "MSELoss", "L1": "L1Loss", "Huber": "HuberLoss"}
 FRACTIONS = (0.0, 0.05, 0.1, 0.2)
@@ -18,11 +18,15 @@ SHIFT = 10.0  # a spoiled target lies this many standard deviations too high
 
 @dataclass
 class Robust:
-    """errors[library][loss][fraction][seed]: mean absolute error on clean, unseen rows; pull[loss][residual]: dL/d prediction."""
+    """errors[library][loss][fraction][seed]: mean absolute error on clean, unseen rows; pull[loss][r]: dL/dr."""
 
     errors: dict[str, dict[str, list[list[float]]]]
     residuals: list[float]
     pull: dict[str, list[float]]
+
+    def seeds(self) -> int:
+        """How many splits stand behind a mean error."""
+        return len(self.errors[OURS]["L2"][0])
 
     def mean_error(self, library: str, loss: str, fraction: int) -> float:
         """Mean over the seeds."""
@@ -46,7 +50,7 @@ def robust(libraries: dict[str, ModuleType], steps: int, seeds: int, seed: int, 
         clean = [score(line, rows[k % seeds]) for k, line in enumerate(lines)]
         errors[name][loss] = [clean[k * seeds : (k + 1) * seeds] for k in range(len(FRACTIONS))]
     residuals = torch.linspace(-4, 4, 161)
-    ours = list(libraries.values())[-1]
+    ours = libraries[OURS]
     return Robust(errors, residuals.tolist(), {loss: pull(getattr(ours, LOSSES[loss]), residuals) for loss in LOSSES})
 
 

@@ -31,6 +31,15 @@ class Setting:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(" ", "minutes"))
     seconds: float = 0.0
+    core_share: float = 1.0  # of the one core that training wanted, what it got
+
+    def busy(self) -> str:
+        """A warning if the machine did other work meanwhile."""
+        if self.core_share > 0.9:
+            return ""
+        return (
+            f"This machine was busy: training got {self.core_share:.0%} of a core. Its timings are not to be trusted."
+        )
 
 
 @dataclass
@@ -56,6 +65,7 @@ class Row:
     torch: str
     ours: str
     relation: str
+    timed: bool = False
 
 
 def table(results: Results) -> list[Row]:
@@ -77,7 +87,7 @@ def training(part: str, runs: dict[str, Run], score_name: str, score) -> list[Ro
         Row(part, "final training loss", f"{one.final_loss():.5f}", f"{two.final_loss():.5f}", ""),
         Row(part, "largest difference of curves", "", gap(apart), f"rounding alone: {gap(noise)}"),
         Row(part, score_name, score(one.score), score(two.score), ""),
-        Row(part, "loss, time per step", seconds(times[0]), seconds(times[1]), ratio(*times)),
+        Row(part, "loss, time per step", seconds(times[0]), seconds(times[1]), ratio(*times), True),
         Row(part, "loss, share of step", f"{shares[0]:.1%}", f"{shares[1]:.1%}", ""),
     ]
 
@@ -97,9 +107,8 @@ def costs(size: str, pair: dict[str, Cost]) -> list[Row]:
 
 def timing(part: str, quantity: str, one: Spread, two: Spread) -> Row:
     """Two medians; a difference within the spread is not called one."""
-    same = one.low <= two.high and two.low <= one.high
-    relation = "no clear difference" if same else ratio(one.median, two.median)
-    return Row(part, quantity, seconds(one.median), seconds(two.median), relation)
+    relation = "no clear difference" if one.overlaps(two) else ratio(one.median, two.median)
+    return Row(part, quantity, seconds(one.median), seconds(two.median), relation, True)
 
 
 def memory(part: str, quantity: str, one: int | None, two: int | None) -> Row:
@@ -115,10 +124,10 @@ def outliers(robust: Robust, loss: str) -> Row:
 
 def moves(grid: rates.Grid, reduction: str) -> Row:
     """How far the usable learning rate moves over the batch sizes."""
-    label = f"{reduction}: largest usable rate, B = {grid.batches[0]} to {grid.batches[-1]}"
+    label = f"{reduction}: usable up to, B = {grid.batches[0]} to {grid.batches[-1]}"
     usable = grid.usable(reduction)
     return Row(
-        "learning rate", label, "", f"{usable[0]:.3g} to {usable[-1]:.3g}", f"moves by {rates.move(usable):.3g}x"
+        "learning rate", label, "", f"{usable[0]:.2g} to {usable[-1]:.2g}", f"moves by {rates.move(usable):.3g}x"
     )
 
 

@@ -1,7 +1,7 @@
 """(a, b) Train one model side by side with each library's loss, from the same weights on the same batches.
 
-The graph is cut at the model's output: the loss runs forward and backward on its own, and its gradient is then handed to the
-model. That is the chain rule written out, changes no number, and lets the loss be timed apart from the model.
+The graph is cut at the model's output: the loss runs forward and backward on its own, and its gradient is then handed
+to the model. That is the chain rule written out, changes no number, and lets the loss be timed apart from the model.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Contender:
 def contenders(
     libraries: dict[str, ModuleType], make: Callable[[], nn.Module], adam: float, seed: int
 ) -> dict[str, Contender]:
-    """One contender per library, all from the same weights, and a control that differs from torch.nn by rounding only."""
+    """One contender per library from the same weights, and a control that differs from torch.nn by rounding only."""
     result = {}
     for name in (TORCH, OURS, NUDGED):
         torch.manual_seed(seed)
@@ -140,7 +140,7 @@ CONTEXT, LENGTH = 12, 64
 
 
 class ByteModel(nn.Module):
-    """A language model over bytes (Bengio et al. 2003): the last 12 bytes embedded, a hidden layer, 256 logits for the next."""
+    """A language model over bytes (Bengio et al. 2003): the last 12 embedded, a hidden layer, logits for the next."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,13 +155,13 @@ class ByteModel(nn.Module):
 
 
 def windows(text: Tensor, starts: Tensor) -> Batch:
-    """Pieces of the text with the context before them, and the byte that follows each position: what is to be predicted."""
+    """Pieces of the text with the context before them, and the byte after each position, which is to be predicted."""
     pieces = torch.stack([text[start : start + CONTEXT + LENGTH] for start in starts.tolist()])
     return pieces[:, :-1], pieces[:, CONTEXT:].flatten()
 
 
 def text(libraries: dict[str, ModuleType], steps: int, seed: int, track: Track) -> tuple[dict[str, Run], str]:
-    """(b) The byte model on English; the score is bits per unseen byte. Also some text that the torchloss model writes."""
+    """(b) The byte model on English; the score is bits per unseen byte. Also what the torchloss model writes."""
     train_text, test_text = data.topics()
     draw = torch.Generator().manual_seed(seed)
     fighters = contenders(libraries, ByteModel, 3e-3, seed)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from html import escape
 
 from torchloss.lab import rates
+from torchloss.lab.findings import flow
 from torchloss.lab.robust import FRACTIONS
 from torchloss.lab.summary import Results
 from torchloss.lab.train import OURS, TORCH
 
-HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold here"
+HOLDS, PARTLY, FAILS, UNDECIDED = "holds", "holds in part", "does not hold here", "not decided"
 
 
 @dataclass
@@ -26,29 +27,25 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """All of them, in the order of the notes."""
-    return [
-        mean(results),
-        zero_grad(results),
-        l1(results),
-        huber(results),
-        jacobian(results),
-        vanishing(results),
-        gradient(results),
-        divergence(results),
-    ]
+    claims = (mean, zero_grad, l1, huber, jacobian, vanishing, gradient, divergence)
+    return [claim(results) for claim in claims]
 
 
 def mean(results: Results) -> Verdict:
     """Why losses are averaged."""
-    edge, edge_sum = (rates.move(results.grid.usable(name)) for name in rates.REDUCTIONS)
+    usable, usable_sum = (rates.move(results.grid.usable(name)) for name in rates.REDUCTIONS)
     best = rates.move(results.grid.best("mean"))
-    measured = f"(d) Under mean the largest usable rate moves by {edge:g}, the best one by {best:g}; under sum the usable one moves by {edge_sum:g}."
-    apart = edge_sum >= 4 * edge
+    measured = f"""(d) Under mean the largest usable rate moves by {usable:g}, the best one by {best:g}; under sum the
+        usable one moves by {usable_sum:g}."""
+    if math.isnan(usable + usable_sum):
+        verdict = UNDECIDED
+    else:
+        verdict = (HOLDS if best <= 2 else PARTLY) if usable_sum >= 4 * usable else FAILS
     return Verdict(
         "损失为什么求平均：更好调学习率……和 batch size 没有关系",
         "Losses are averaged so that the learning rate has nothing to do with the batch size.",
-        measured,
-        (HOLDS if best <= 2 else PARTLY) if apart else FAILS,
+        flow(measured),
+        verdict,
     )
 
 
@@ -65,14 +62,17 @@ def zero_grad(results: Results) -> Verdict:
 
 def l1(results: Results) -> Verdict:
     """L1's constant pull, and its jump."""
-    residuals, pull = results.robust.residuals, results.robust.pull["L1"]
-    near = [slope for r, slope in zip(residuals, pull, strict=True) if abs(r) < 0.06]
-    sizes = {abs(slope) for r, slope in zip(residuals, pull, strict=True) if abs(r) > 1e-6}
+    slopes = list(zip(results.robust.residuals, results.robust.pull["L1"], strict=True))
+    near = [slope for r, slope in slopes if abs(r) < 0.06]
+    sizes = {abs(slope) for r, slope in slopes if abs(r) > 1e-6}
     clean = results.robust.errors[OURS]["L1"][0]
+    measured = f"""(c) Around 0 L1's gradient jumps from {min(near):g} to {max(near):g}; elsewhere its size is
+        {", ".join(f"{size:g}" for size in sorted(sizes))}. Its fits to clean data, with a falling step size, end with
+        errors of {min(clean):.3f} to {max(clean):.3f}."""
     return Verdict(
         "l1 loss 有不平滑性，可能不稳定；离远点较远的时候，不一定希望有一个很大的梯度",
         "L1 is not smooth and may be unstable; far away a large gradient is not always wanted.",
-        f"(c) Around 0 L1's gradient jumps from {min(near):g} to {max(near):g}; elsewhere its size is {', '.join(f'{s:g}' for s in sorted(sizes))}. Its fits to clean data, with a falling step size, end with errors of {min(clean):.3f} to {max(clean):.3f}.",
+        flow(measured),
         HOLDS if max(near) - min(near) == 2 and len(sizes) == 1 else FAILS,
     )
 
@@ -80,27 +80,19 @@ def l1(results: Results) -> Verdict:
 def huber(results: Results) -> Verdict:
     """Robustness."""
     worst = len(FRACTIONS) - 1
-    grown = {
-        loss: results.robust.mean_error(OURS, loss, worst) / results.robust.mean_error(OURS, loss, 0)
-        for loss in ("L2", "Huber")
-    }
-    return Verdict(
-        "Huber Robust loss",
-        "Huber is robust.",
-        f"(c) With {FRACTIONS[worst]:.0%} outliers the error grows {grown['Huber']:.2f}-fold under Huber and {grown['L2']:.2f}-fold under L2.",
-        HOLDS if grown["Huber"] < 1.5 and grown["L2"] > 2 * grown["Huber"] else FAILS,
-    )
+    error = results.robust.mean_error
+    grown = {loss: error(OURS, loss, worst) / error(OURS, loss, 0) for loss in ("L2", "Huber")}
+    measured = f"""(c) With {FRACTIONS[worst]:.0%} outliers the error grows {grown["Huber"]:.2f}-fold under Huber and
+        {grown["L2"]:.2f}-fold under L2."""
+    holds = grown["Huber"] < 1.5 and grown["L2"] > 2 * grown["Huber"]
+    return Verdict("Huber Robust loss", "Huber is robust.", flow(measured), HOLDS if holds else FAILS)
 
 
 def jacobian(results: Results) -> Verdict:
     """Softmax's derivative."""
     error = results.notes.jacobian_error
-    return Verdict(
-        "J = diag(ŷ) − ŷ ŷᵀ",
-        "The Jacobian of softmax.",
-        f"torchloss's Jacobian by autograd differs from it by at most {error:.1e} in float64.",
-        HOLDS if error < 1e-14 else FAILS,
-    )
+    measured = f"torchloss's Jacobian by autograd differs from it by at most {error:.1e} in float64."
+    return Verdict("J = diag(ŷ) − ŷ ŷᵀ", "The Jacobian of softmax.", measured, HOLDS if error < 1e-14 else FAILS)
 
 
 def vanishing(results: Results) -> Verdict:
@@ -108,23 +100,25 @@ def vanishing(results: Results) -> Verdict:
     norms, saturation = results.notes.jacobian_norms, results.notes.saturation
     wrong = saturation.pulls[f"cross entropy, wrong, {OURS}"][saturation.margins.index(20)]
     listed = ", ".join(f"{norm:.1e} at margin {margin}" for margin, norm in norms.items())
-    verdict = (PARTLY if wrong > 0.5 else HOLDS) if norms[20] < 1e-6 * norms[0] else FAILS
-    measured = f"Size of softmax's Jacobian: {listed}. Cross entropy on the same logits with a wrong label still pulls with {wrong:.3g}: the claim is about softmax, not about softmax with cross entropy."
+    measured = f"""Size of softmax's Jacobian: {listed}. Cross entropy on the same logits with a wrong label pulls with
+        {wrong:.3g}: {"it does not vanish there" if wrong > 0.5 else "it vanishes there, too"}."""
     return Verdict(
         "在输入的数量级很大时，梯度消失为 0，造成参数更新困难",
         "With large inputs softmax's gradient vanishes and training gets hard.",
-        measured,
-        verdict,
+        flow(measured),
+        (PARTLY if wrong > 0.5 else HOLDS) if norms[20] < 1e-6 * norms[0] else FAILS,
     )
 
 
 def gradient(results: Results) -> Verdict:
     """The famous difference."""
     errors = results.notes.gradient_error
+    measured = f"""In float32, torchloss's gradient differs from it (computed in float64) by at most
+        {errors[OURS]:.1e}, torch.nn's by {errors[TORCH]:.1e}."""
     return Verdict(
         "∇ₓ L(g(x)) = ŷ − y",
         "The gradient of cross entropy after softmax is prediction minus label.",
-        f"In float32, torchloss's gradient differs from it (computed in float64) by at most {errors[OURS]:.1e}, torch.nn's by {errors[TORCH]:.1e}.",
+        flow(measured),
         HOLDS if errors[OURS] < 1e-6 else FAILS,
     )
 
@@ -132,18 +126,22 @@ def gradient(results: Results) -> Verdict:
 def divergence(results: Results) -> Verdict:
     """KL, cross entropy, entropy."""
     error = results.notes.kl_error
+    meaning = """KL measures how two distributions differ; cross entropy is the expected surprise of who believes Q
+        when P is true. So KL(P, Q) = CE(P, Q) − H(P)."""
     return Verdict(
         "KL 散度：衡量两个概率的区别；交叉熵：主观概率为 Q 的观察者在看到根据概率 P 生成的数据时的预期惊异",
-        "KL measures how two distributions differ; cross entropy is the expected surprise of who believes Q when P is true. So KL(P, Q) = CE(P, Q) − H(P).",
+        flow(meaning),
         f"torchloss's two losses satisfy it to {error:.1e} (64 pairs of distributions, float64).",
-        HOLDS if not math.isnan(error) and error < 1e-10 else FAILS,
+        HOLDS if error < 1e-10 else FAILS,
     )
 
 
 def verdicts_html(results: Results) -> str:
     """As a table."""
     lines = "".join(
-        f'<tr><td><span lang="zh">{escape(v.note)}</span><br>{escape(v.meaning)}</td><td>{escape(v.measured)}</td><td class="verdict">{v.verdict}</td></tr>'
+        f'<tr><td><span lang="zh">{escape(v.note)}</span><br>{escape(v.meaning)}</td>'
+        f'<td>{escape(v.measured)}</td><td class="verdict">{v.verdict}</td></tr>'
         for v in verdicts(results)
     )
-    return f'<div class="scroll"><table id="notes"><tr><th>note</th><th>measured</th><th>verdict</th></tr>{lines}</table></div>'
+    head = "<tr><th>note</th><th>measured</th><th>verdict</th></tr>"
+    return f'<div class="scroll"><table id="notes">{head}{lines}</table></div>'

@@ -1,0 +1,323 @@
+"""Where the numbers lie in memory, and how many there are, changes nothing; and nothing is done to the caller's tensors."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from losses import DEVICES, LOSSES, NEW
+from torch.testing import assert_close
+
+import torchloss.functional
+
+each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
+each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def sliced(x):
+    """The middle of a larger tensor."""
+    large = x.new_empty([n + 5 for n in x.shape])
+    view = large[tuple(slice(2, n + 2) for n in x.shape)]
+    return view.copy_(x)
+
+
+def every_second(x):
+    large = x.new_empty([2 * n for n in x.shape])
+    view = large[tuple(slice(None, None, 2) for _ in x.shape)]
+    return view.copy_(x)
+
+
+def offset_by_one(x):
+    """Contiguous, but not aligned to a vector."""
+    return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+
+
+def transposed(x):
+    """The first dimension is the innermost."""
+    return x.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def last_two_transposed(x):
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.dim() > 1 else every_second(x)
+
+
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else sliced(x)
+
+
+def first_expanded(x):
+    return x[:1].expand_as(x)
+
+
+def last_expanded(x):
+    return x[..., :1].expand_as(x)
+
+
+VIEWS = (
+    sliced,
+    every_second,
+    offset_by_one,
+    transposed,
+    last_two_transposed,
+    channels_last,
+    first_expanded,
+    last_expanded,
+)
+
+
+def sample(loss, shape, device="cpu", dtype=torch.float64, seed=0):
+    x, t = loss.sample(shape, seed)
+    move = lambda a: a.to(device, dtype) if a.is_floating_point() else a.to(device)  # noqa: E731
+    return move(x), None if t is None else move(t)
+
+
+def compute(loss, x, t, reduction="none", grad=None):
+    """The value and the gradients, of leaves that lie where x and t do."""
+    x = x.detach().requires_grad_()
+    t = None if t is None else t.detach().requires_grad_(loss.target_grad)
+    value = loss.ours(x, t, reduction)
+    if grad is None:
+        grad = torch.linspace(-1, 2, max(value.numel(), 1), dtype=torch.float64)[: value.numel()]
+        grad = grad.to(value).reshape(value.shape)
+    value.backward(grad)
+    return [a for a in (value.detach(), x.grad, t.grad if loss.target_grad else None) if a is not None]
+
+
+def same_bits(a, b):
+    return all(torch.equal(x.view(torch.uint8), y.view(torch.uint8)) for x, y in zip(a, b, strict=True) if x.dim())
+
+
+@each_device
+@pytest.mark.parametrize("view", VIEWS)
+@each_loss
+def test_any_layout(loss, view, device):
+    for shape in ((6, 5), (4, 70), (2, 5, 3, 4), (2, 33, 5, 7)):
+        x, t = sample(loss, shape, device)
+        shape_of_value = loss.ours(x, t, "none").shape
+        grad = torch.linspace(-1, 2, shape_of_value.numel(), dtype=torch.float64, device=device).reshape(shape_of_value)
+        for roles in ("x", "t", "g", "xtg"):
+            x_ = view(x) if "x" in roles else x
+            t_ = view(t) if "t" in roles and t is not None else t
+            g_ = view(grad) if "g" in roles else grad
+            for reduction in loss.reductions:
+                g, g_dense = (g_, g_.contiguous()) if reduction == "none" else (None, None)
+                ours = compute(loss, x_, t_, reduction, g)
+                dense = compute(loss, x_.contiguous(), None if t_ is None else t_.contiguous(), reduction, g_dense)
+                for a, b in zip(ours, dense, strict=True):
+                    assert_close(a, b, rtol=1e-13, atol=1e-14, msg=lambda m, w=(shape, roles, reduction): f"{w}: {m}")
+
+
+@each_device
+@each_loss
+def test_empty(loss, device):
+    """As torch, also in that the mean of nothing is NaN; without classes there is nothing to ask a rowwise loss."""
+    for shape in [(0, 5), (0, 5, 3), (2, 5, 0), *([(3, 0), (0,)] if loss.family == "pointwise" else [])]:
+        for reduction in loss.reductions:
+            ours = compute(loss, *sample(loss, shape, device), reduction)
+            assert_close(ours[0], loss.oracle(*sample(loss, shape, device), reduction), equal_nan=True)
+            assert all(g.shape == shape and not g.any() for g in ours[1:])
+
+
+@each_device
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.family == "pointwise"], ids=str)
+def test_one_number(loss, device):
+    x, t = (a.reshape(()) for a in sample(loss, (1,), device))
+    for reduction in loss.reductions:
+        ours, one = compute(loss, x, t, reduction), compute(loss, x.reshape(1), t.reshape(1), reduction)
+        for a, b in zip(ours, one, strict=True):
+            assert a.shape == ()
+            assert_close(a, b.reshape(()))
+
+
+@each_device
+@each_loss
+def test_inputs_are_untouched_and_not_returned(loss, device):
+    for shape in ((5, 7), (3, 200), (2, 5, 4)):
+        x, t = sample(loss, shape, device)
+        x.requires_grad_()
+        if loss.target_grad:
+            t.requires_grad_()
+        for reduction in loss.reductions:
+            value = loss.ours(x, t, reduction)
+            grad = torch.ones_like(value)
+            given = [a for a in (x, t, grad) if a is not None]
+            before = [(a.detach().clone(), a._version) for a in given]
+            leaves = [a for a in (x, t) if a is not None and a.requires_grad]
+            grads = torch.autograd.grad(value, leaves, grad, create_graph=True)
+            twice = torch.autograd.grad(
+                [g.sum() for g in grads if g.requires_grad] or [value], leaves, allow_unused=True
+            )
+            for a, (copy, version) in zip(given, before, strict=True):
+                assert a._version == version and same_bits([a.detach()], [copy])
+            results = [a for a in (value, *grads, *twice) if a is not None]
+            places = [a.untyped_storage().data_ptr() for a in (*given, *results)]
+            assert len(set(places)) == len(places), "two of them share their memory"
+
+
+def rows_of(loss, shape, element):
+    """A mask of what a number may influence: its row, or itself if the loss knows no rows."""
+    mask, where = torch.zeros(shape, dtype=torch.bool), list(element)
+    dim = len(shape) - 1 if loss.family == "map" or loss.name in NEW else 1
+    if loss.family != "pointwise":
+        where[dim] = slice(None)
+    mask[tuple(where)] = True
+    return mask, dim
+
+
+@each_device
+@each_loss
+def test_nan_stays_where_it_is(loss, device):
+    for element, shape in {(2, 3): (9, 5), (3, 299): (6, 300), (2, 3, 4): (4, 6, 10)}.items():
+        x, t = sample(loss, shape, device)
+        good = compute(loss, x, t)
+        x, t = x.clone(), t if t is None else t.clone()
+        (t if loss.name == "binary_cross_entropy" else x)[element] = torch.nan  # it refuses an input outside [0, 1]
+        bad = compute(loss, x, t)
+        assert bad[0].isnan().any() or loss.name == "nll_loss"  # which reads one number of a row
+        mask, dim = rows_of(loss, shape, element)
+        for clean, dirty in zip(good, bad, strict=True):
+            elsewhere = ~(mask if clean.shape == shape else mask.any(dim)).to(device)
+            assert torch.equal(clean[elsewhere], dirty[elsewhere])
+
+
+LARGE = {"pointwise": (300_001,), "rowwise": (900, 331), "map": (900, 331)}
+
+
+@each_device
+@each_loss
+def test_the_same_bits_every_time(loss, device):
+    """On any number of threads, and while others do the same."""
+    x, t = sample(loss, LARGE[loss.family], device, torch.float32)
+    results = {r: compute(loss, x, t, r) for r in loss.reductions}
+
+    def again(_=None):
+        return all(same_bits(results[r], compute(loss, x, t, r)) for r in results)
+
+    assert all(again() for _ in range(3))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            assert again(), threads
+    finally:
+        torch.set_num_threads(before)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(again, range(16)))
+
+
+@each_device
+@each_loss
+def test_backward_again(loss, device):
+    x, t = sample(loss, (5, 40), device)
+    x.requires_grad_()
+    value = loss.ours(x, t, loss.reductions[-1])
+    grad = torch.rand_like(value)
+    assert same_bits(*([torch.autograd.grad(value, x, grad, retain_graph=True)[0]] for _ in range(2)))
+
+
+@each_device
+@each_loss
+def test_what_backward_needs_may_not_change(loss, device):
+    """Silently wrong gradients otherwise: these losses keep their inputs, softmax and log_softmax their output."""
+    x, t = sample(loss, (3, 4), device)
+    for changed in ("input", *["target"] * (t is not None), *["output"] * (loss.family == "map")):
+        x_ = x.clone().requires_grad_() * 1
+        t_ = None if t is None else t.clone()
+        value = loss.ours(x_, t_, loss.reductions[-1])
+        with torch.no_grad():
+            {"input": x_, "target": t_, "output": value}[changed].mul_(1)
+        if loss.family == "map" and changed == "input":
+            value.sum().backward()
+            continue
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            value.sum().backward()
+
+
+PARITY = """
+import hashlib, torch
+from losses import LOSSES, leaves
+from torch.testing import assert_close
+digest = hashlib.sha256()
+for loss in LOSSES:
+    for shape in ((7, 33), (4, 10, 6), (3, 1000)):
+        for dtype in (torch.float64, torch.float32):
+            results = []
+            for call, to in ((loss.ours, dtype), (loss.oracle, torch.float64)):
+                x, t = leaves(loss, *loss.sample(shape), to)
+                value = call(x, t, loss.reductions[-1])
+                value.backward(torch.linspace(1, 2, value.numel(), dtype=to).reshape(value.shape))
+                results.append([value.detach(), x.grad, *([t.grad] if loss.target_grad else [])])
+            for mine, right in zip(*results):
+                assert_close(mine, right.to(dtype), msg=lambda m: f"{loss} {shape}: {m}")
+                digest.update(mine.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def digest():
+    """digest(level): of the results on one of the CPU's instruction sets."""
+    found = {}
+
+    def run(level):
+        if level not in found:
+            path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+            env = {**os.environ, "TORCHLOSS_CPU": level, "PYTHONPATH": path}
+            done = subprocess.run([sys.executable, "-c", PARITY], env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            found[level] = done.stdout
+        return found[level]
+
+    return run
+
+
+@pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
+def test_each_instruction_set(level, digest):
+    """Each is right; and it was another that ran, for its sums are rounded elsewhere."""
+    has = torch.backends.cpu.get_cpu_capability()
+    if level != "default" and not has.startswith(level.upper()) and has != "AVX512":
+        pytest.skip(f"this processor has {has}")
+    assert level == "default" or digest(level) != digest({"avx2": "default", "avx512": "avx2"}[level])
+    digest(level)
+
+
+# More than 2^31 elements
+
+
+def test_sum_of_more_than_2_31_elements():
+    row = torch.linspace(-2, 2, 2**16 + 3)
+    x = row.expand(2**15 + 1, -1)
+    sum = torchloss.functional.mse_loss(x, torch.zeros(()).expand_as(x), reduction="sum")
+    assert x.numel() > 2**31
+    assert_close(sum.double(), (row.double() ** 2).sum() * len(x), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2**16 + 3, 2**15 + 1), (3, 2**30 + 1)], ids=str)
+def test_rows_of_more_than_2_31_elements(shape):
+    rows, classes = shape
+    short = torch.tensor([0.0, 1.0, 2.0]) if rows > 3 else None
+    row = torch.linspace(-2, 2, classes) if short is not None else torch.tensor(0.5).expand(classes)
+    y = torch.tensor(classes - 1).expand(rows)
+    loss = torchloss.functional.cross_entropy(row.expand(shape), y)
+    exact = row.double().logsumexp(0) - row[-1].double()
+    assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@each_loss
+def test_strides_beyond_2_31(loss, dim):
+    """Three rows, or three classes, each a gigabyte and more from the next; only what is touched takes memory."""
+    x, t = sample(loss, (3, 40) if dim == 0 else (40, 3), dtype=torch.bfloat16)
+    far = 2**30 + 7
+    try:
+        places = [torch.empty(2 * far + 40, dtype=torch.bfloat16) for _ in range(2)]
+    except RuntimeError as error:
+        pytest.skip(f"no address space: {error}")
+    stride = (far, 1) if dim == 0 else (1, far)
+    x_ = places[0].as_strided(x.shape, stride).copy_(x)
+    t_ = places[1].as_strided(t.shape, stride).copy_(t) if t is not None and t.is_floating_point() else t
+    for reduction in loss.reductions:
+        for ours, dense in zip(compute(loss, x_, t_, reduction), compute(loss, x, t, reduction), strict=True):
+            assert_close(ours, dense)

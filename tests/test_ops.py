@@ -1,0 +1,150 @@
+"""The registered operators themselves, called raw: each is a security boundary and trusts no argument."""
+
+import math
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from losses import DEVICES, DTYPES, LOSSES, REDUCTIONS, class_dim, leaves
+
+ops = torch.ops.torchloss
+
+
+def registered() -> set[str]:
+    names = torch._C._dispatch_get_all_op_names()
+    return {n.removeprefix("torchloss::") for n in names if n.startswith("torchloss::")}
+
+
+def forward_args(loss, x, t, reduction="mean"):
+    """The arguments that torchloss.functional gives to the op of a loss."""
+    weights = {k: w(tuple(x.shape)).to(x.device, x.dtype) for k, w in loss.weights.items()}
+    if loss.family == "map":
+        return (x, x.dim() - 1)
+    if loss.family == "pointwise":
+        parameter = loss.params.get("delta", loss.params.get("beta", 1.0))
+        return (x, t, weights.get("weight"), weights.get("pos_weight"), REDUCTIONS.index(reduction), parameter)
+    defaults = {"entropy": math.e, "kl_div_with_logits": 1.0}
+    parameter = next(iter(loss.params.values()), defaults.get(loss.name, 0.0))
+    dim = x.dim() - 1 if loss.name in ("entropy", "softmax_entropy", "kl_div_with_logits") else class_dim(x.shape)
+    return (x, t, weights.get("weight"), dim, REDUCTIONS.index(reduction), -100, parameter)
+
+
+def all_calls(loss, dtype=torch.float32, device="cpu", shape=(4, 5), reduction="mean", requires_grad=False):
+    """(op, arguments) of the loss, its gradient and its double gradient."""
+    x, t = leaves(loss, *loss.sample(shape, 5), dtype, device)
+    x, t = (a if a is None or requires_grad else a.detach() for a in (x, t))
+    args = forward_args(loss, x, t, reduction)
+    op, backward, double = (getattr(ops, loss.op + s).default for s in ("", "_backward", "_double_backward"))
+    with torch.no_grad():
+        out = op(*args)
+    h = torch.randn_like(x).detach().requires_grad_(requires_grad)
+    if loss.family == "map":
+        g = torch.randn_like(out).requires_grad_(requires_grad)
+        y = out.detach().requires_grad_(requires_grad)
+        return [(op, args), (backward, (g, y, args[1])), (double, (h, g, y, args[1]))]
+    value, saved = (out, ()) if loss.family == "pointwise" else (out[0], out[1:])
+    g = torch.randn_like(value).requires_grad_(requires_grad)
+    k = torch.randn_like(t).detach().requires_grad_(requires_grad) if loss.target_grad else None
+    n = 4 if loss.family == "pointwise" else 3
+    middle = (*args[:n], *saved, *args[n:])
+    return [(op, args), (backward, (g, *middle, loss.target_grad)), (double, (h, k, g, *middle))]
+
+
+def test_every_op_has_a_row():
+    expected = {loss.op + s for loss in LOSSES for s in ("", "_backward", "_double_backward")}
+    assert registered() == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.filterwarnings("ignore")  # of torch's own tracing
+def test_opcheck(loss, device):
+    for reduction in loss.reductions:
+        for op, args in all_calls(loss, device=device, reduction=reduction):
+            opcheck(op, args)
+        # Where gradients are wanted too; the last op of a chain refuses to be differentiated.
+        for op, args in all_calls(loss, device=device, reduction=reduction, requires_grad=True)[:2]:
+            opcheck(op, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+            out = op(*args)
+            out = out if torch.is_tensor(out) else out[0]
+            assert out.requires_grad, f"{op} silently lost its gradient"
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_aot_dispatch_of_the_loss(loss):
+    op, args = all_calls(loss, requires_grad=True)[0]
+    opcheck(op, args, test_utils="test_aot_dispatch_dynamic")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_fake_kernels_agree(loss, dtype):
+    """Sizes, dtypes and strides for inputs that are not contiguous, channels-last and expanded."""
+    for shape in ((4, 5, 3), (2, 5, 3, 4)):
+        for op, args in all_calls(loss, dtype, shape=shape, reduction="none"):
+            for change in (lambda a: a, lambda a: a.transpose(0, -1).contiguous().transpose(0, -1), lambda a: a[..., :1]):
+                changed = tuple(change(a) if torch.is_tensor(a) and a.shape == shape else a for a in args)
+                if change(torch.empty(shape)).shape == shape:
+                    opcheck(op, changed, test_utils="test_faketensor")
+
+
+def broken(value, what):
+    """Other tensors in place of a right one."""
+    n = max(value.dim(), 1)
+    yield what + " of another dtype", value.to(torch.int32)
+    yield what + " of complex dtype", value.to(torch.complex64)
+    yield what + " of one more dimension", value.unsqueeze(0)
+    yield what + " longer", torch.cat([value.reshape(value.shape or (1,))] * 2, dim=n - 1)
+    yield what + " empty", value.new_empty(0)
+    if value.dim():
+        yield what + " as one number", value.new_zeros(())
+        yield what + " shorter", value.narrow(0, 0, value.shape[0] - 1)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_bad_tensors_raise(loss):
+    """One wrong tensor at a time, in every place of every op: an error, never a result, never a crash."""
+    for op, args in all_calls(loss):
+        names = [a.name for a in op._schema.arguments]
+        for i, value in enumerate(args):
+            if not torch.is_tensor(value):
+                continue
+            for what, bad in broken(value, names[i]):
+                if names[i] == "input" and loss.target is None and bad.is_floating_point() and op is all_calls(loss)[0][0]:
+                    continue  # any floating-point input is right for it
+                if loss.family == "map" and op is all_calls(loss)[0][0] and bad.is_floating_point():
+                    continue
+                with pytest.raises(RuntimeError):
+                    op(*args[:i], bad, *args[i + 1 :])
+                    pytest.fail(f"{op}: {what} was accepted")
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_bad_numbers_raise(loss):
+    for op, args in all_calls(loss):
+        for i, argument in enumerate(op._schema.arguments):
+            for bad in {"dim": (-1, 2, 10**12), "reduction": (-1, 3, 2**40)}.get(argument.name, ()):
+                with pytest.raises(RuntimeError, match=argument.name):
+                    op(*args[:i], bad, *args[i + 1 :])
+
+
+@pytest.mark.parametrize("bad", [5, -1, 2**31, 2**63 - 1, -(2**63), -101])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_bad_targets_raise(name, bad):
+    """In every op of the chain, not only in the first: a backward op can be called with another target."""
+    for loss in (row for row in LOSSES if row.op == name):
+        for op, args in all_calls(loss):
+            i = [a.name for a in op._schema.arguments].index("target")
+            target = args[i].clone()
+            target[2] = bad
+            with pytest.raises(RuntimeError, match=f"Target {bad} is out of bounds"):
+                op(*args[:i], target, *args[i + 1 :])
+
+
+def test_meta_and_other_devices():
+    x = torch.randn(3, 4)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        ops.mse_loss(x, x.to("meta"), None, None, 1, 0.0)
+    y = ops.mse_loss(x.to("meta"), x.to("meta"), None, None, 1, 0.0)
+    assert y.device.type == "meta" and y.shape == ()

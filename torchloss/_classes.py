@@ -1,0 +1,248 @@
+"""The losses of a class: nll_loss and cross_entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from torchloss import _targets
+from torchloss._check import (
+    FLOATING,
+    WIDE,
+    Reduction,
+    common_dtype,
+    integer,
+    legacy_reduction,
+    not_of_type,
+    number,
+    other_device,
+    reduction_code,
+    scalar_type,
+    under_autocast,
+    unsupported_dtype,
+)
+from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, run
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Negative log likelihood of a class, given log probabilities.
+
+    .. math:: L(x, y) = -w_y x_y
+
+    in nats. A drop-in for :func:`torch.nn.functional.nll_loss`. The input is meant to be :func:`log_softmax` of logits;
+    :func:`cross_entropy` does both, and is more accurate where the right class leads by far.
+
+    Args:
+        input: Log probabilities (C), (N, C) or (N, C, d1, ..., dk); float32, float64, bfloat16 or float16.
+        target: Class indices in [0, C), of the input's shape without C; int64 or uint8, or, unlike in torch, int32.
+        weight, size_average, ignore_index, reduce, reduction: As in :func:`cross_entropy`.
+
+    Gradients flow to the input. Under autocast it runs in float32. It raises what :func:`cross_entropy` raises.
+
+    Example::
+
+        >>> nll_loss(torch.tensor([[0.2, 0.3, 0.5]]).log(), torch.tensor([2]))
+        tensor(0.6931)
+
+    Source: R. A. Fisher, On the mathematical foundations of theoretical statistics, 1922.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            nll_loss,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+        )
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction(size_average, reduce)
+    code = reduction_code(reduction)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        raise _not_a_tensor("nll_loss_nd", input, target)
+    if type(ignore_index) is not int:
+        ignore_index = integer("nll_loss_nd", "ignore_index", 5, ignore_index)
+    return _of_index(NLLLossFunction, "nll_loss", input, target, weight, code, ignore_index, 0.0)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""Cross entropy of the softmax of logits against a class, or against probabilities of classes.
+
+    .. math::
+        L(x, y) = -w_y \log p_y, \qquad L(x, q) = -\sum_j w_j q_j \log p_j, \qquad
+        p_j = \frac{e^{x_j}}{\sum_i e^{x_i}}, \qquad \frac{\partial L}{\partial x_j} = w_y (p_j - [j = y])
+
+    in nats. Label smoothing :math:`\epsilon` puts :math:`q_j = (1 - \epsilon) [j = y] + \epsilon / C` for a class, and
+    :math:`(1 - \epsilon) q_j + \epsilon / C` for probabilities. A drop-in for
+    :func:`torch.nn.functional.cross_entropy`; unlike torch's, loss and gradient are right to rounding however far the
+    right class leads.
+
+    Args:
+        input: Logits (C), (N, C) or (N, C, d1, ..., dk); float32, float64, bfloat16 or float16.
+        target: Class indices in [0, C), of the input's shape without C; int64 or uint8, or, unlike in torch, int32. Or
+            probabilities: floating point, of the input's shape, used as they are, even if they do not sum to 1.
+        weight: One factor for each class, of the input's dtype.
+        size_average, reduce: Deprecated; see torch.
+        ignore_index: Rows with this target count for nothing. Class indices only.
+        reduction: ``"none"`` (the input's shape without C), ``"mean"``: the sum over the rows divided by the sum of
+            :math:`w_y` over the rows that are not ignored, or by the number of rows for probabilities (NaN if that is
+            0), ``"sum"``.
+        label_smoothing: :math:`\epsilon` in [0, 1].
+
+    Gradients flow to the input, to probabilities, and there also to the weight. Under autocast it runs in float32.
+
+    Raises:
+        IndexError: on the CPU, a class index out of range (on CUDA the row is NaN; see
+            :class:`~torchloss.check_targets`).
+        ValueError: batch sizes that differ; an unknown reduction.
+        RuntimeError: other sizes that do not fit; a target of the wrong dtype; a weight of the wrong size or dtype, or
+            that requires a gradient, with class indices; ``ignore_index`` >= 0 with probabilities; label_smoothing
+            outside [0, 1]; tensors on different devices.
+        TypeError: arguments of the wrong type.
+        NotImplementedError: integer or complex input.
+
+    Example::
+
+        >>> cross_entropy(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
+        tensor(0.2395)
+
+    Source: I. J. Good, Rational decisions, 1952; label smoothing: C. Szegedy et al., 2015, arXiv:1512.00567.
+    """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction(size_average, reduce)
+    code = reduction_code(reduction)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        raise _not_a_tensor("cross_entropy_loss", input, target)
+    if type(ignore_index) is not int:
+        ignore_index = integer("cross_entropy_loss", "ignore_index", 5, ignore_index)
+    if type(label_smoothing) is not float:
+        label_smoothing = number("cross_entropy_loss", "label_smoothing", 6, label_smoothing)
+    if not 0 <= label_smoothing <= 1:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    if input.shape == target.shape:
+        return _of_probabilities(input, target, weight, code, ignore_index, label_smoothing)
+    return _of_index(
+        CrossEntropyFunction, "cross_entropy_loss", input, target, weight, code, ignore_index, label_smoothing
+    )
+
+
+def _of_index(
+    function: Any,
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    code: int,
+    ignore_index: int,
+    parameter: float,
+) -> Tensor:
+    dims = input.dim()
+    if dims == 0:
+        raise ValueError("Expected 1 or more dimensions (got 0)\n  The input needs a dimension for the classes.")
+    dim = 0 if dims == 1 else 1
+    target = _targets.class_indices(input, target, dim)
+    if input.dtype not in WIDE:
+        if input.dtype not in FLOATING:
+            raise unsupported_dtype(_kernel(name, dims, dim), input.dtype, input.device)
+        if under_autocast(input):
+            input = input.float()
+    if weight is not None:
+        weight = _targets.class_weight(name, weight, input, dim)
+    if _targets.wanted():
+        _targets.refuse_bad_classes(input, target, dim, ignore_index)
+    try:
+        return run(function, input, target, weight, dim, code, ignore_index, parameter)[0]
+    except RuntimeError as error:
+        _targets.explain_bad_class(error, input, target, dim, ignore_index)
+        raise
+
+
+def _of_probabilities(
+    input: Tensor, target: Tensor, weight: Tensor | None, code: int, ignore_index: int, label_smoothing: float
+) -> Tensor:
+    _check_probabilities(input, target, ignore_index)
+    dims = input.dim()
+    dim = 0 if dims == 1 else 1
+    if weight is not None:
+        _targets.check_class_weight("cross_entropy_loss", weight, input, dim, "cross_entropy: ")
+        input, target, weight = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target, weight)
+        if weight.requires_grad and torch.is_grad_enabled():  # it has no gradient of its own, the target has
+            target = target * (1 - label_smoothing) + label_smoothing / max(input.shape[dim], 1)
+            target = target * weight.reshape(-1, *[1] * (dims - 1 - dim))
+            weight, label_smoothing = None, 0.0
+    elif input.dtype is not target.dtype or input.dtype not in WIDE:
+        input, target = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target)
+    return run(CrossEntropyProbsFunction, input, target, weight, dim, code, -100, label_smoothing)[0]
+
+
+def _check_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> None:
+    if not target.dtype.is_floating_point:
+        raise RuntimeError(
+            f"Expected floating point type for target with class probabilities, got {scalar_type(target.dtype)}\n"
+            "  A target of the input's shape is taken for probabilities: pass target.to(input.dtype). From a one-hot "
+            "target, target.argmax(1) makes class indices."
+        )
+    if ignore_index >= 0:
+        raise RuntimeError(
+            f"ignore_index is not supported for floating point target\n  ignore_index = {ignore_index} names a class. "
+            "To leave out a row, make its probabilities 0."
+        )
+    dims = input.dim()
+    if dims == 0:
+        raise IndexError(
+            "Dimension specified as 1 but tensor has no dimensions\n  The input needs a dimension for the classes."
+        )
+    if target.device != input.device:
+        raise other_device(target, "target", input)
+    if not input.dtype.is_floating_point:
+        kernel = _kernel("cross_entropy_loss", dims, 0 if dims == 1 else 1)
+        raise unsupported_dtype(kernel, input.dtype, input.device)
+
+
+def _kernel(name: str, dims: int, dim: int) -> str:
+    """The name in torch's complaint about the dtype of the input."""
+    if name == "nll_loss":
+        return "nll_loss_out_frame" if dims < 3 else "nll_loss2d_forward_out_frame"
+    return "log_softmax_lastdim_kernel_impl" if dim == dims - 1 else "log_softmax_kernel_impl"
+
+
+def _not_a_tensor(name: str, input: Any, target: Any) -> TypeError:
+    if not isinstance(input, Tensor):
+        return not_of_type(name, "input", 1, "Tensor", input)
+    return not_of_type(name, "target", 2, "Tensor", target)

@@ -1,0 +1,136 @@
+"""What the pointwise losses share: broadcasting, promotion, weights."""
+
+from __future__ import annotations
+
+from functools import reduce as fold
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchloss._check import (
+    CODES,
+    MEAN,
+    WIDE,
+    common_dtype,
+    not_a_tensor,
+    other_device,
+    reduction_code,
+    scalar_type,
+    text,
+    warn,
+)
+from torchloss.autograd import run
+
+
+def distance(
+    function: Any,
+    kernel: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    parameter: float,
+) -> Tensor:
+    if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
+        raise not_a_tensor(kernel.removesuffix("_{}") + "_loss", target=target, input=input)
+    x, t = (input, target) if target.shape == input.shape else broadcast(input, target)
+    if t.device != x.device:
+        raise other_device(t, "target", x)
+    if weight is not None:
+        return _weighted(function, kernel, x, t, weight, input.shape, reduction, parameter)
+    if x.dtype is not t.dtype or x.dtype not in WIDE:
+        x, t = _promoted(kernel, x, t)
+    return run(function, x, t, None, None, reduction_code(reduction), parameter)
+
+
+def _weighted(
+    function: Any, kernel: str, x: Tensor, t: Tensor, weight: Tensor, size: torch.Size, reduction: str, parameter: float
+) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise not_a_tensor(kernel.removesuffix("_{}") + "_loss", weight=weight)
+    if weight.shape != size:
+        raise ValueError(
+            f"Weights and input must have the same size.\n  The weight is {text(weight.shape)}, the input {text(size)}."
+            " Pass weight.expand_as(input) to use one weight several times."
+        )
+    if reduction not in CODES:
+        raise ValueError(f"Invalid reduction mode: {reduction}. Expected one of 'none', 'mean', 'sum'.")
+    if weight.device != x.device:
+        raise other_device(weight, "weight", x)
+    x, t, w = _promoted(kernel, x, t, weight)
+    code = CODES[reduction]
+    loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), None, code, parameter)
+    if code != MEAN or kernel.startswith("huber"):
+        return loss
+    # sum(w L) / sum(w), both as means, which do not overflow in float16
+    return loss / w.mean() if w.shape == x.shape else loss / w.mean() * (x.numel() / max(w.numel(), 1))
+
+
+def _promoted(kernel: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    if kernel == "l1":  # torch has no kernel of this name, so it fails elsewhere, or not at all
+        if any(t.is_complex() for t in tensors):
+            raise TypeError(
+                "l1_loss: expected real tensors, not complex ones\n  torch.nn.functional.l1_loss takes complex "
+                "numbers, this one does not: write (input - target).abs().mean()."
+            )
+        if not any(t.is_floating_point() for t in tensors):
+            dtype = fold(torch.promote_types, (t.dtype for t in tensors))
+            raise RuntimeError(
+                "mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+                f"Got: {scalar_type(dtype)}\n  l1_loss: the input and the target are integers: pass input.float()."
+            )
+    return common_dtype(kernel, *tensors)
+
+
+def broadcast(input: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    if not torch.compiler.is_compiling():
+        warn(
+            f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
+            "This will likely lead to incorrect results due to broadcasting. "
+            f"Please ensure they have the same size.{pairs_hint(input, target)}",
+            stacklevel=4,
+        )
+    try:
+        return torch.broadcast_tensors(input, target)
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}\n  The input is {text(input.shape)}, the target {text(target.shape)}.") from None
+
+
+def pairs_hint(input: Tensor, target: Tensor) -> str:
+    """The fix for [N, 1] against [N], which compares every input with every target."""
+    if input.dim() == target.dim() + 1 and input.shape[:-1] == target.shape and input.shape[-1] == 1:
+        return " Here every input meets every target: pass input.squeeze(-1)."
+    if target.dim() == input.dim() + 1 and target.shape[:-1] == input.shape and target.shape[-1] == 1:
+        return " Here every input meets every target: pass target.squeeze(-1)."
+    return ""
+
+
+def expanded(factor: Tensor, name: str, input: Tensor) -> Tensor:
+    """A weight in the input's dtype and shape."""
+    if factor.device != input.device:
+        raise other_device(factor, name, input)
+    if factor.is_complex():
+        to = scalar_type(input.dtype)
+        raise RuntimeError(
+            f"result type {scalar_type(factor.dtype)} can't be cast to the desired output type {to}\n"
+            f"  {name} must be real."
+        )
+    if factor.dtype is not input.dtype:
+        factor = factor.to(input.dtype)
+    if factor.dim() == input.dim() and factor.shape == input.shape:
+        return factor
+    try:
+        size = torch.broadcast_tensors(factor, input)[0].shape
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}{_misfit(factor, name, input)}") from None
+    if size != input.shape:
+        raise RuntimeError(
+            f"output with shape {text(input.shape)} doesn't match the broadcast shape {text(size)}"
+            f"{_misfit(factor, name, input)}"
+        )
+    return factor.expand(input.shape)
+
+
+def _misfit(factor: Tensor, name: str, input: Tensor) -> str:
+    return f"\n  {name} is {text(factor.shape)}: it must expand to the size of the input, {text(input.shape)}."

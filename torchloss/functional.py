@@ -1,0 +1,30 @@
+"""The losses as functions: the names, signatures, defaults and errors of :mod:`torch.nn.functional`, and a few more.
+
+Every loss takes ``reduction="none"``, ``"mean"`` or ``"sum"``, computes in float32 for 16-bit inputs and rounds once,
+and has hand-written first and second derivatives. What torch lacks has keyword-only options: :func:`entropy`,
+:func:`softmax_entropy` and :func:`kl_div_with_logits`.
+"""
+
+from torchloss._binary import binary_cross_entropy, binary_cross_entropy_with_logits
+from torchloss._classes import cross_entropy, nll_loss
+from torchloss._divergence import kl_div, kl_div_with_logits
+from torchloss._entropy import entropy, softmax_entropy
+from torchloss._regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+from torchloss._softmax import log_softmax, softmax
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "entropy",
+    "huber_loss",
+    "kl_div",
+    "kl_div_with_logits",
+    "l1_loss",
+    "log_softmax",
+    "mse_loss",
+    "nll_loss",
+    "smooth_l1_loss",
+    "softmax",
+    "softmax_entropy",
+]
