@@ -85,11 +85,9 @@ def extensions(cpp_extension):
         "depends": ["setup.py", *glob("csrc/**/*.h", recursive=True), *glob("csrc/**/*.cuh", recursive=True)],
     }
     macros = [("TORCH_TARGET_VERSION", STABLE_ABI_TARGET)]
-    csrc = os.path.abspath("csrc")
     yield cpp_extension.CppExtension(
         "torchloss._C",
         sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")),
-        include_dirs=[csrc],
         define_macros=macros,
         extra_compile_args={"cxx": CXX_FLAGS},
         **common,
@@ -105,7 +103,7 @@ def extensions(cpp_extension):
     yield cpp_extension.CppExtension(  # not CUDAExtension, which links libraries that a CPU build of PyTorch lacks
         "torchloss._C_cuda",
         sorted(glob("csrc/cuda/*.cu")),
-        include_dirs=[csrc, f"{home}/include"],
+        include_dirs=[f"{home}/include"],
         define_macros=[*macros, ("USE_CUDA", None)],
         library_dirs=[f"{home}/lib64", f"{home}/lib"],
         libraries=["cudart_static", "rt", "dl", "pthread"],  # static: one file for every CUDA release of PyTorch

@@ -20,9 +20,13 @@ struct ScalarOf {
 template <class T>
 using Scalar = typename ScalarOf<T>::type;
 
+// A variable, for device code may read a constant but not call the library's function.
+template <class T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
 template <class T>
 HD T infinity() {
-  return T(std::numeric_limits<Scalar<T>>::infinity());
+  return T(kInfinity<Scalar<T>>);
 }
 
 using std::abs;

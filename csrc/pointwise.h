@@ -37,7 +37,7 @@ struct PointArgs {
 template <template <class> class L>
 constexpr bool has_pos_weight = requires(L<float> l) { l(1.f, 1.f, 1.f); };
 template <template <class> class L>
-constexpr bool has_domain = requires { L<float>::valid(1.f); };
+constexpr bool has_domain = requires { L<float>::valid(1.f, 1.f); };
 template <template <class> class L>
 constexpr bool has_parameter = requires(L<float> l) { L<float>{1.f}; };
 
@@ -111,7 +111,7 @@ struct PointLoss {
     Call call(input, target, weight, pos_weight, reduction, parameter);
     Tensor loss = call.value();
     const bool valid = Device::template pointwise<L, 0>(call.args);
-    STD_TORCH_CHECK(valid, "all elements of input should be between 0 and 1");
+    STD_TORCH_CHECK(valid, "all elements of input and target should be between 0 and 1");
     return loss;
   }
 

@@ -69,7 +69,7 @@ struct Check {
   const Tensor& input;
 
   Check(const char* op, const Tensor& input) : op(op), input(input) {
-    dispatch_floating(input.scalar_type(), []<class S>() {});
+    dispatch_floating(input.scalar_type(), [&]<class S>() {});  // or raises
   }
   void like_input(const Tensor& t, const char* name, ScalarType dtype) const {
     STD_TORCH_CHECK(t.device() == input.device(), op, ": expected ", name, " on the device of input");

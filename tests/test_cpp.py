@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,17 +11,17 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "csrc"
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+COMPILER = shlex.split(os.environ.get("CXX") or "g++")
 FLAGS = ["-std=c++20", "-O2", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", "-pthread"]
 LEVELS = ("default", "avx2", "avx512")
 PROGRAMS = ("test_parts", "test_math")
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: set CXX")
+pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C++ compiler: set CXX")
 
 
 def compile_program(name, csrc, folder):
     program = folder / name
-    command = [COMPILER, *FLAGS, "-I", str(csrc), str(HERE / "cpp" / f"{name}.cpp"), "-o", str(program)]
+    command = [*COMPILER, *FLAGS, "-I", str(csrc), str(HERE / "cpp" / f"{name}.cpp"), "-o", str(program)]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return program

@@ -1,4 +1,4 @@
-"""Where the numbers lie in memory, and how many there are, changes nothing; and nothing is done to the caller's tensors."""
+"""Where the numbers lie in memory and how many there are changes nothing, and the caller's tensors stay as they are."""
 
 import os
 import subprocess
@@ -48,11 +48,11 @@ def channels_last(x):
 
 
 def first_expanded(x):
-    return x[:1].expand_as(x)
+    return x[1:2].expand_as(x)
 
 
 def last_expanded(x):
-    return x[..., :1].expand_as(x)
+    return x[..., 1:2].expand_as(x)
 
 
 VIEWS = (
@@ -65,6 +65,10 @@ VIEWS = (
     first_expanded,
     last_expanded,
 )
+
+
+def class_dim(loss, dims):
+    return dims - 1 if loss.family == "map" or loss.name in NEW else 1
 
 
 def sample(loss, shape, device="cpu", dtype=torch.float64, seed=0):
@@ -112,8 +116,9 @@ def test_any_layout(loss, view, device):
 @each_device
 @each_loss
 def test_empty(loss, device):
-    """As torch, also in that the mean of nothing is NaN; without classes there is nothing to ask a rowwise loss."""
-    for shape in [(0, 5), (0, 5, 3), (2, 5, 0), *([(3, 0), (0,)] if loss.family == "pointwise" else [])]:
+    """As torch, also in that the mean of nothing is NaN."""
+    no_rows = [(0, 5), (0, 5, 3), (2, 0, 5) if class_dim(loss, 3) == 2 else (2, 5, 0)]
+    for shape in [*no_rows, *([(0,), (3, 0)] if loss.family == "pointwise" else [])]:
         for reduction in loss.reductions:
             ours = compute(loss, *sample(loss, shape, device), reduction)
             assert_close(ours[0], loss.oracle(*sample(loss, shape, device), reduction), equal_nan=True)
@@ -158,8 +163,7 @@ def test_inputs_are_untouched_and_not_returned(loss, device):
 
 def rows_of(loss, shape, element):
     """A mask of what a number may influence: its row, or itself if the loss knows no rows."""
-    mask, where = torch.zeros(shape, dtype=torch.bool), list(element)
-    dim = len(shape) - 1 if loss.family == "map" or loss.name in NEW else 1
+    mask, where, dim = torch.zeros(shape, dtype=torch.bool), list(element), class_dim(loss, len(shape))
     if loss.family != "pointwise":
         where[dim] = slice(None)
     mask[tuple(where)] = True
@@ -182,7 +186,7 @@ def test_nan_stays_where_it_is(loss, device):
             assert torch.equal(clean[elsewhere], dirty[elsewhere])
 
 
-LARGE = {"pointwise": (300_001,), "rowwise": (900, 331), "map": (900, 331)}
+LARGE = {"pointwise": (100_001,), "rowwise": (300, 331), "map": (300, 331)}
 
 
 @each_device
@@ -294,15 +298,12 @@ def test_sum_of_more_than_2_31_elements():
     assert_close(sum.double(), (row.double() ** 2).sum() * len(x), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(2**16 + 3, 2**15 + 1), (3, 2**30 + 1)], ids=str)
-def test_rows_of_more_than_2_31_elements(shape):
-    rows, classes = shape
-    short = torch.tensor([0.0, 1.0, 2.0]) if rows > 3 else None
-    row = torch.linspace(-2, 2, classes) if short is not None else torch.tensor(0.5).expand(classes)
-    y = torch.tensor(classes - 1).expand(rows)
-    loss = torchloss.functional.cross_entropy(row.expand(shape), y)
-    exact = row.double().logsumexp(0) - row[-1].double()
-    assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+def test_rows_of_more_than_2_31_elements():
+    row = torch.linspace(-2, 2, 2**15 + 1)
+    x, y = row.expand(2**16 + 3, -1), torch.tensor(len(row) - 1)
+    loss = torchloss.functional.cross_entropy(x, y.expand(len(x)))
+    assert x.numel() > 2**31
+    assert_close(loss.double(), row.double().logsumexp(0) - row[-1].double(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dim", [0, 1])

@@ -29,7 +29,7 @@ def overview() -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("torchloss-demo.html"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE even if this demo did not write it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that this demo did not write.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps of everything: seconds, not minutes.")] = False,
     threads: Annotated[
         int,

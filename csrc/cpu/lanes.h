@@ -6,6 +6,7 @@
 // Accuracy, measured over every float by the tests: exp and log 1 ulp, expm1 and log1p 2 ulp.
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
 #include "../math.h"
 
@@ -49,9 +50,15 @@ struct Lanes {
   V v;
   HD Lanes() : v{} {}  // 0, as a float{} is
   HD Lanes(V v) : v(v) {}
-  HD Lanes(float s) : v(static_cast<T>(s) - V{}) {}
-  HD Lanes(double s) : v(static_cast<T>(s) - V{}) {}
-  HD Lanes(int s) : v(static_cast<T>(s) - V{}) {}
+  HD Lanes(float s) : Lanes(all(static_cast<T>(s))) {}
+  HD Lanes(double s) : Lanes(all(static_cast<T>(s))) {}
+  HD Lanes(int s) : Lanes(all(static_cast<T>(s))) {}
+  // By way of memory, which the compiler sees through: s - V{} it would put together lane by lane (gcc 12).
+  HD static Lanes all(T s) {
+    alignas(bytes) T a[size];
+    for (int l = 0; l < size; ++l) a[l] = s;
+    return load(a);
+  }
   HD T operator[](int lane) const { return v[lane]; }
 
   HD static Lanes load(const T* p) {
@@ -128,11 +135,15 @@ struct Format<double> {
   static constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcd;
 };
 
-template <class V, class T, size_t n>
-HD V horner(V x, const T (&c)[n]) {
-  V p = V(c[0]);
-  for (size_t i = 1; i < n; ++i) p = p * x + V(c[i]);
-  return p;
+// The polynomial with the coefficients c, highest power first. Each is made a constant of its own: from an array in a
+// loop the compiler would put the lanes together one by one.
+template <const auto& c, size_t i = std::size(c) - 1, class V>
+HD V horner(V x) {
+  constexpr auto last = c[i];
+  if constexpr (i == 0)
+    return V(last);
+  else
+    return horner<c, i - 1>(x) * x + V(last);
 }
 
 // 2^n for a normal result.
@@ -153,7 +164,7 @@ struct Reduced {
     const L shifted = x * L(F::log2_e) + L(F::round), k = shifted - L(F::round);
     n = (typename L::I)shifted.v - (typename L::I)L(F::round).v;
     const L r = (x - k * L(F::ln2_high)) - k * L(F::ln2_low);
-    expm1_r = r + r * r * horner(r, F::exp);
+    expm1_r = r + r * r * horner<F::exp>(r);
   }
 };
 
@@ -184,7 +195,7 @@ HD Lanes<T, bytes> log_of_normal(Lanes<T, bytes> u, Lanes<T, bytes> c, typename 
   const auto bits = (typename L::I)u.v, k_ = (bits - F::sqrt_half) >> F::mantissa;
   const L f = L((typename L::V)(bits - (k_ << F::mantissa))) - L(1);
   const L k = __builtin_convertvector(k_ + k0, typename L::V);
-  const L s = f / (L(2) + f), z = s * s, R = z * horner(z, F::log), h = L(0.5) * f * f;
+  const L s = f / (L(2) + f), z = s * s, R = z * horner<F::log>(z), h = L(0.5) * f * f;
   return k * L(F::ln2_high) - ((h - (s * (h + R) + (k * L(F::ln2_low) + c))) - f);
 }
 

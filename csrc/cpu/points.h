@@ -84,8 +84,10 @@ struct PointLoop {
     V out[3];
     element(t, 0, out);
     if (summed) part = part + select(Mask::first(n), out[0], V(0));
-    for (int s = summed; s < outs; ++s)
-      for (int l = 0; l < n; ++l) y[s][i + l] = out[s][l];
+    for (int s = summed; s < outs; ++s) {
+      out[s].store(tail[X]);
+      std::copy_n(tail[X], n, y[s] + i);
+    }
   }
 
   HD void element(const T* const* p, int64_t i, V* out) {
@@ -94,7 +96,7 @@ struct PointLoop {
     const Jet<V> j = jet(loss, x, get(Tg), has_pos_weight<L> ? get(has_pos_weight<L> ? P : X) : x);
     if constexpr (order == 0) {
       out[0] = w * j.value;
-      if constexpr (has_domain<L>) valid = valid & L<V>::valid(x);
+      if constexpr (has_domain<L>) valid = valid & L<V>::valid(x, get(Tg));
     } else {
       const V c = get(G) * V(a.scale) * w;
       if constexpr (order < 3) out[0] = c * j.dx;

@@ -140,7 +140,10 @@ struct RowLoop {
       fold_chunk<tail>(part, v, v[0], n, live);
       if constexpr (Loss::tops > 1) fold_chunk<tail>(second, v, v[1], n, live);
     });
-    if (!across) together(part), together(second);
+    if (!across) {
+      together(part);
+      if constexpr (Loss::tops > 1) together(second);
+    }
     const Top<V> tops[2] = {part.top, second.top};
     loss.topped(tops, part.sums);
   }

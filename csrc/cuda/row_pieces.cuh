@@ -83,17 +83,21 @@ struct RowPieces {
   template <bool fresh, bool again>
   __device__ void get(Wide& piece, int64_t c, int i) const {
     piece.at = head + c * width;
-    const bool keep = (again || !fresh) && i < kept;
     uint4* slot = block_memory() + room<S>(blockDim.x) + i * in * blockDim.x + threadIdx.x;
-    if (fresh || !keep) fetch(piece);
-    if (!keep) return;
+    if constexpr (!fresh) {
+      if (i >= kept) return fetch(piece);
 #pragma unroll
-    for (int k = 0; k < in; ++k) {
-      if constexpr (fresh)
-        memcpy(slot + k * blockDim.x, piece.numbers[k], 16);
-      else
-        memcpy(piece.numbers[k], slot + k * blockDim.x, 16);
+      for (int k = 0; k < in; ++k) memcpy(piece.numbers[k], slot + k * blockDim.x, 16);
+    } else {
+      fetch(piece);
+      if constexpr (again) keep(piece, slot, i);
     }
+  }
+
+  __device__ void keep(const Wide& piece, uint4* slot, int i) const {
+    if (i >= kept) return;
+#pragma unroll
+    for (int k = 0; k < in; ++k) memcpy(slot + k * blockDim.x, piece.numbers[k], 16);
   }
 
   template <int N>

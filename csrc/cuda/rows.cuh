@@ -12,7 +12,8 @@ struct RowLoop {
   using V = typename Compute<S>::type;
   static constexpr int in = K::in, out = K::out;
   // So that the numbers of a thread fit in its registers: the most threads of a block, and blocks of a multiprocessor.
-  static constexpr int threads = in > 3 ? kThreads / 2 : kThreads, blocks = sizeof(V) == 4 && in == 1 ? 2 : 1;
+  static constexpr int threads = in * sizeof(V) > 12 ? kThreads / 2 : kThreads;
+  static constexpr int blocks = in * sizeof(V) == 4 ? 2 : 1;
   static constexpr bool read_again = (K::tops > 0) + (K::sums > 0) + (K::out > 0) > 1;
 
   const RowArgs& args;

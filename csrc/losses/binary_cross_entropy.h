@@ -22,8 +22,8 @@ struct BinaryCrossEntropy {
             T(0)};
   }
   HD static T floor(T log) { return select(log < T(-100), T(-100), log); }
-  // torch's error says that the input must be a probability; the kernels look it up here.
-  HD static auto valid(T x) { return (x >= T(0)) & (x <= T(1)); }
+  // Both must be probabilities: an error on the CPU, a NaN on CUDA.
+  HD static auto valid(T x, T t) { return (x >= T(0)) & (x <= T(1)) & (t >= T(0)) & (t <= T(1)); }
 };
 
 }  // namespace torchloss

@@ -6,7 +6,7 @@ namespace torchloss {
 // Smooth L1: Huber over its own threshold, so that the tails have slope 1, r = x - t.
 //
 //          |r| < beta        |r| >= beta
-//   L      r^2 / (2 beta)    |r| - beta/2             = c (r - beta c/2)
+//   L      r^2 / (2 beta)    |r| - beta/2             = c (r - clamp(r, -beta, beta) / 2)
 //   L'     r / beta          sign(r)                  = clamp(r / beta, -1, 1) = c
 //   L''    1 / beta          0
 template <class T>
@@ -16,7 +16,7 @@ struct SmoothL1 {
   HD Jet<T> operator()(T x, T t) const {
     const T r = x - t;
     const T c = select(r == T(0), T(0), clamp(r / beta, T(-1), T(1)));  // at r = 0 so that beta = 0 is L1
-    return of_difference(c * (r - beta * c / T(2)), c, select(abs(r) < beta, T(1) / beta, T(0)));
+    return of_difference(c * (r - clamp(r, T(0) - beta, beta) / T(2)), c, select(abs(r) < beta, T(1) / beta, T(0)));
   }
 };
 

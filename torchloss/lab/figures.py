@@ -86,8 +86,10 @@ def costs(pairs: dict[str, dict[str, Cost]]) -> str:
         for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
             for y, pair in enumerate(pairs.values()):
                 percent, note = relative(pair[TORCH], pair[OURS])[column]
-                ax.barh(y, percent, color=COLOURS[OURS], height=0.6, alpha=0.3 if note else 1)
-                ax.annotate(f" {percent:.3g} %{note}" if percent else note, (percent, y), va="center")
+                ax.barh(y, min(percent, 300), color=COLOURS[OURS], height=0.6, alpha=0.3 if note else 1)
+                form = ",.0f" if percent >= 100 else ".3g"
+                label = f" {percent:{form}} %{note}" if percent else note
+                ax.annotate(label, (min(percent, 300), y), va="center")
             ax.axvline(100, color=COLOURS[TORCH], lw=3)
             ax.set(yticks=range(len(pairs)), yticklabels=list(pairs) if ax is axes[0] else [], title=title)
             ax.set_xlabel(f"% of {TORCH}")
