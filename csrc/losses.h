@@ -18,13 +18,14 @@ namespace torchloss {
 template <template <class> class... L>
 struct List {};
 
-using Pointwise = List<L1, MSE, Huber, SmoothL1, KLDiv, KLDivLogTarget, BinaryCrossEntropy, BinaryCrossEntropyWithLogits>;
+using Pointwise =
+    List<L1, MSE, Huber, SmoothL1, KLDiv, KLDivLogTarget, BinaryCrossEntropy, BinaryCrossEntropyWithLogits>;
 
 template <class... L>
 struct RowList {};
 
 using RowMaps = RowList<SoftmaxMap, LogSoftmaxMap>;
-using RowLosses = RowList<CrossEntropy<false>, CrossEntropy<true>, CrossEntropyProbs, NLL, Entropy, SoftmaxEntropy,
-                          KLDivWithLogits>;
+using RowLosses =
+    RowList<CrossEntropy<false>, CrossEntropy<true>, CrossEntropyProbs, NLL, Entropy, SoftmaxEntropy, KLDivWithLogits>;
 
 }  // namespace torchloss

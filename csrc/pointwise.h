@@ -83,10 +83,10 @@ struct PointLoss {
       if (reduction == Mean) args.scale = 1.0 / static_cast<double>(args.n);
       args.x = stream(input), args.t = stream(target), args.w = stream(weight, 1), args.p = stream(pos_weight, 1);
     }
-    PointStream stream(const Tensor& t) const {
-      return {args.n ? t.data_ptr() : nullptr, 0, Layout::of(t, order)};
+    PointStream stream(const Tensor& t) const { return {args.n ? t.data_ptr() : nullptr, 0, Layout::of(t, order)}; }
+    PointStream stream(const MaybeTensor& t, double fill) const {
+      return t ? stream(*t) : PointStream{nullptr, fill, {}};
     }
-    PointStream stream(const MaybeTensor& t, double fill) const { return t ? stream(*t) : PointStream{nullptr, fill, {}}; }
 
     void grad(const Tensor& grad) {
       check.tensor(grad, "grad", reduction == None ? shape : Sizes{});

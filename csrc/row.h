@@ -80,10 +80,10 @@ HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
 
 // The numbers that hold for every row.
 struct RowParams {
-  double smoothing = 0;   // label smoothing, epsilon
-  double uniform = 0;     // epsilon / C
-  double scale = 1;       // of the logits: 1 / temperature
-  double unit = 1;        // of the result: 1 / log(base)
+  double smoothing = 0;  // label smoothing, epsilon
+  double uniform = 0;    // epsilon / C
+  double scale = 1;      // of the logits: 1 / temperature
+  double unit = 1;       // of the result: 1 / log(base)
 };
 
 // The numbers of one row, as a device's loop sets them.

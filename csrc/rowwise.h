@@ -60,9 +60,7 @@ struct Rows {
   RowStream stream(const Tensor& t) const {
     return {t.numel() > 0 ? t.data_ptr() : nullptr, 0, t.stride(dim), Layout::of(t, dims)};
   }
-  RowStream stream(const MaybeTensor& t, double fill) const {
-    return t ? stream(*t) : RowStream{nullptr, fill, 0, {}};
-  }
+  RowStream stream(const MaybeTensor& t, double fill) const { return t ? stream(*t) : RowStream{nullptr, fill, 0, {}}; }
   Sizes stacked(int64_t k) const {
     Sizes s{k};
     s.insert(s.end(), shape.begin(), shape.end());
@@ -139,7 +137,8 @@ struct RowLoss {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    Tensor stats = torch::stable::new_empty(input, call.rows.stacked(L::template Forward<float>::stats_out), call.compute());
+    Tensor stats =
+        torch::stable::new_empty(input, call.rows.stacked(L::template Forward<float>::stats_out), call.compute());
     Tensor total = torch::stable::new_empty(input, {}, call.compute());
     call.args.stats_out = stats.mutable_data_ptr();
     Tensor values = call.new_values();
@@ -217,12 +216,12 @@ struct CrossEntropyOps {
   static auto forward(Tensor input, MaybeTensor target, MaybeTensor weight, int64_t dim, int64_t reduction,
                       int64_t ignore_index, double smoothing) {
     return (smoothing == 0 ? Plain::forward : Smooth::forward)(input, target, weight, dim, reduction, ignore_index,
-                                                                smoothing);
+                                                               smoothing);
   }
   static auto backward(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats, Tensor total,
                        int64_t dim, int64_t reduction, int64_t ignore_index, double smoothing, bool target_grad) {
     return (smoothing == 0 ? Plain::backward : Smooth::backward)(grad, input, target, weight, stats, total, dim,
-                                                                  reduction, ignore_index, smoothing, target_grad);
+                                                                 reduction, ignore_index, smoothing, target_grad);
   }
   static auto double_backward(MaybeTensor h, MaybeTensor k, Tensor grad, Tensor input, MaybeTensor target,
                               MaybeTensor weight, Tensor stats, Tensor total, int64_t dim, int64_t reduction,

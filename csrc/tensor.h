@@ -117,7 +117,7 @@ struct Layout {
 #ifdef __CUDACC__
   __host__ __device__
 #endif
-  int64_t offset(int64_t i) const {
+      int64_t offset(int64_t i) const {
     int64_t at = 0;
     for (int d = 0; d + 1 < n; ++d) {
       at += i % size[d] * stride[d];

@@ -286,6 +286,7 @@ BINARY = [
     regression("the logarithm ends at -100", BCE, [0.0, 1.0], [1.0, 0.0], value=200),
     regression("outside [0, 1]", BCE, [1.5], [1.0], error=OUTSIDE),
     regression("NaN", BCE, [nan], [1.0], error=OUTSIDE),
+    regression("target outside [0, 1]", BCE, [0.5], [1.5], error=(RuntimeError, OUTSIDE[1].replace("input", "target"))),
     regression("infinite", BCEL, [inf, -inf], [0.5, 0.5], value=inf, grad=[0.5, -0.5], torch={"value": nan}),
     regression("infinitely right", BCEL, [inf, -inf], [1.0, 0.0], value=0, grad=[0, 0], torch={"value": nan}),
     regression("infinitely wrong", BCEL, [-inf, inf], [1.0, 0.0], value=inf, grad=[-1, 1], torch={"value": nan}),

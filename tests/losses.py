@@ -100,7 +100,11 @@ class Loss(NamedTuple):
 
     def __str__(self) -> str:
         kinds = {index: "index", probs: "probs"} if self.name == "cross_entropy" else {}
-        words = [kinds.get(self.target, ""), *self.weights, *(f"{k}={v:g}" for k, v in self.params.items() if k != "dim")]
+        words = [
+            kinds.get(self.target, ""),
+            *self.weights,
+            *(f"{k}={v:g}" for k, v in self.params.items() if k != "dim"),
+        ]
         return "-".join(filter(None, (self.name, *words)))
 
     @property

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
-
 from losses import DEVICES, LOSSES, leaves
+from torch.autograd import gradcheck, gradgradcheck
 
 # Slow mode and tight tolerances: the defaults miss an error of 1 % in one entry of a mean.
 TIGHT = {"atol": 1e-8, "rtol": 1e-6, "fast_mode": False}

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.library import opcheck
-
 from losses import DEVICES, DTYPES, LOSSES, REDUCTIONS, class_dim, leaves
+from torch.library import opcheck
 
 ops = torch.ops.torchloss
 
@@ -83,7 +82,11 @@ def test_fake_kernels_agree(loss, dtype):
     """Sizes, dtypes and strides for inputs that are not contiguous, channels-last and expanded."""
     for shape in ((4, 5, 3), (2, 5, 3, 4)):
         for op, args in all_calls(loss, dtype, shape=shape, reduction="none"):
-            for change in (lambda a: a, lambda a: a.transpose(0, -1).contiguous().transpose(0, -1), lambda a: a[..., :1]):
+            for change in (
+                lambda a: a,
+                lambda a: a.transpose(0, -1).contiguous().transpose(0, -1),
+                lambda a: a[..., :1],
+            ):
                 changed = tuple(change(a) if torch.is_tensor(a) and a.shape == shape else a for a in args)
                 if change(torch.empty(shape)).shape == shape:
                     opcheck(op, changed, test_utils="test_faketensor")

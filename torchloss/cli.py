@@ -51,7 +51,24 @@ def demo(
         stop(str(refusal))
 
 
-COMMANDS = (demo,)
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda, or all: both, side by side, where there is a GPU.")] = "all",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and rounds: under a minute.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; several with commas.")] = "float32",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: PyTorch's choice.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Time the losses, forward + backward, against torch.nn.functional's. Losing cases are printed too."""
+    require("rich")
+    from torchloss.bench import report
+
+    try:
+        report.bench(report.Options(device, quick, dtype, threads, json))
+    except report.Refusal as refusal:
+        stop(str(refusal))
+
+
+COMMANDS = (demo, bench)
 
 
 def require(*modules: str) -> None:

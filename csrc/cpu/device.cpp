@@ -5,8 +5,8 @@ namespace torchloss {
 void Cpu::check_targets(const char* op, const RowArgs& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
     const int64_t y = a.target[r];
-    STD_TORCH_CHECK((y >= 0 && y < a.classes) || y == a.ignore_index, "Target ", y, " is out of bounds. (", op, ", row ",
-                    r, ": expected 0 <= target < ", a.classes, " or ignore_index = ", a.ignore_index, ")");
+    STD_TORCH_CHECK((y >= 0 && y < a.classes) || y == a.ignore_index, "Target ", y, " is out of bounds. (", op,
+                    ", row ", r, ": expected 0 <= target < ", a.classes, " or ignore_index = ", a.ignore_index, ")");
   }
 }
 

@@ -79,9 +79,7 @@ struct Lanes {
   friend HD Mask operator==(Lanes a, Lanes b) { return {a.v == b.v}; }
 
   friend HD Lanes select(Mask m, Lanes yes, Lanes no) { return m.i ? yes.v : no.v; }
-  friend HD Lanes abs(Lanes x) {
-    return (V)((I)x.v & (I)~(I)(-0.0 - V{}));
-  }
+  friend HD Lanes abs(Lanes x) { return (V)((I)x.v & (I) ~(I)(-0.0 - V{})); }
 
   HD T max() const {
     T m = v[0];
@@ -125,12 +123,19 @@ struct Format<double> {
   static constexpr double log2_e = 1.4426950408889634;
   static constexpr double exp_low = -746., exp_high = 710.;
   static constexpr double ln2_high = 0.6931471805596629565, ln2_low = 2.8235290563031577e-13;
-  static constexpr double exp[] = {2.091475532589320219e-9, 2.510531272962210178e-8, 2.755727347871858047e-7,
-                                   2.755725517000088744e-6, 2.48015873256774619e-5,  1.984126987500227879e-4,
-                                   1.388888888888371117e-3, 8.33333333332608312e-3,  4.166666666666666978e-2,
-                                   1.666666666666667103e-1, 0.5};
-  static constexpr double log[] = {1.461780715341732e-1, 1.53316117220550079e-1, 1.81828924325368712e-1,
-                                   2.222221108937949e-1, 2.857142862625383761e-1, 3.999999999989889051e-1,
+  static constexpr double exp[] = {2.091475532589320219e-9,
+                                   2.510531272962210178e-8,
+                                   2.755727347871858047e-7,
+                                   2.755725517000088744e-6,
+                                   2.48015873256774619e-5,
+                                   1.984126987500227879e-4,
+                                   1.388888888888371117e-3,
+                                   8.33333333332608312e-3,
+                                   4.166666666666666978e-2,
+                                   1.666666666666667103e-1,
+                                   0.5};
+  static constexpr double log[] = {1.461780715341732e-1,   1.53316117220550079e-1,  1.81828924325368712e-1,
+                                   2.222221108937949e-1,   2.857142862625383761e-1, 3.999999999989889051e-1,
                                    6.666666666666669708e-1};
   static constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcd;
 };

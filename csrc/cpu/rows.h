@@ -63,8 +63,7 @@ struct RowLoop {
       for (int l = 1; l < n; ++l) adjacent &= at[l] == at[0] + l;
     }
     lines = {s.data, a.dtype, s.class_stride, at, across ? rows : 0, adjacent};
-    direct = a.dtype == own_type<T>() &&
-             (across ? adjacent : s.class_stride == 1);
+    direct = a.dtype == own_type<T>() && (across ? adjacent : s.class_stride == 1);
   }
 
   // Sets the row's numbers; says which lanes hold a row that counts.
@@ -113,8 +112,7 @@ struct RowLoop {
     const int64_t vectors = across ? a.classes : a.classes / L, width = across ? 1 : L;
     for (int64_t v = 0; v < vectors; v += kChunk)
       f(v * width, std::min<int64_t>(kChunk, vectors - v), Mask::of(true), std::false_type{});
-    if (const int64_t tail = across ? 0 : a.classes % L; tail)
-      f(vectors * L, 1, Mask::first(tail), std::true_type{});
+    if (const int64_t tail = across ? 0 : a.classes % L; tail) f(vectors * L, 1, Mask::first(tail), std::true_type{});
   }
   HD View view(int s, int64_t first, int64_t vectors, bool tail) {
     const Lines& m = in_lines[s];

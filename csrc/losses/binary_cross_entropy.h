@@ -14,12 +14,8 @@ struct BinaryCrossEntropy {
   HD Jet<T> operator()(T x, T t) const {
     const T log_x = floor(log(x)), log_1x = floor(log1p(T(0) - x));
     const T y = T(1) - x, xy = x * y, d = select(xy < T(1e-12), T(1e-12), xy);  // torch's guard of the division
-    return {T(0) - t * log_x - (T(1) - t) * log_1x,
-            (x - t) / d,
-            log_1x - log_x,
-            (t * y * y + (T(1) - t) * x * x) / (d * d),
-            T(-1) / d,
-            T(0)};
+    return {T(0) - t * log_x - (T(1) - t) * log_1x,     (x - t) / d, log_1x - log_x,
+            (t * y * y + (T(1) - t) * x * x) / (d * d), T(-1) / d,   T(0)};
   }
   HD static T floor(T log) { return select(log < T(-100), T(-100), log); }
   // Both must be probabilities: an error on the CPU, a NaN on CUDA.

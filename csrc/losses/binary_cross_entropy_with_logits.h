@@ -15,10 +15,12 @@ struct BinaryCrossEntropyWithLogits {
     const T e = exp(T(0) - abs(x)), q = T(1) / (T(1) + e), l = log1p(e);
     const auto positive = x >= T(0);
     const T s = select(positive, q, e * q), s_ = select(positive, e * q, q);  // s(x), s(-x)
-    const T sp = select(positive, x, T(0)) + l, sp_ = select(positive, T(0), T(0) - x) + l;  // softplus(x), softplus(-x)
+    const T sp = select(positive, x, T(0)) + l,
+            sp_ = select(positive, T(0), T(0) - x) + l;  // softplus(x), softplus(-x)
     const T n = T(1) - t, pt = p * t, p1 = p - T(1);
     // A term with weight 0 is 0, also where the other softplus is infinite.
-    return {times(n, sp) + times(pt, sp_), n * s - pt * s_, times(p1, sp_) - x, (n + pt) * s * s_, T(-1) - p1 * s_, T(0)};
+    return {
+        times(n, sp) + times(pt, sp_), n * s - pt * s_, times(p1, sp_) - x, (n + pt) * s * s_, T(-1) - p1 * s_, T(0)};
   }
 };
 

@@ -37,8 +37,7 @@ struct CrossEntropy {
     HD V value() const {
       const V l_y = (max - this->row.x_y) + log_s;
       if constexpr (!smooth) return this->row.weight * l_y;
-      return V(1 - this->params.smoothing) * this->row.weight * l_y +
-             V(this->params.uniform) * (mass * log_s - linear);
+      return V(1 - this->params.smoothing) * this->row.weight * l_y + V(this->params.uniform) * (mass * log_s - linear);
     }
     HD void stats(V* out) const {
       out[0] = max, out[1] = rest;
@@ -69,8 +68,7 @@ struct CrossEntropy {
       const Softmax<V> p(max, rest);
       const V x_y = this->row.x_y;
       if constexpr (!smooth) return V(0) - w_y * p.q(x_y);
-      return u * (this->row.stats[2] * p.p(x_y) - this->row.weight) -
-             V(1 - this->params.smoothing) * w_y * p.q(x_y);
+      return u * (this->row.stats[2] * p.p(x_y) - this->row.weight) - V(1 - this->params.smoothing) * w_y * p.q(x_y);
     }
   };
 
@@ -100,9 +98,7 @@ struct CrossEntropy {
       if constexpr (!smooth) return a_y * ph_y;
       return a_y * ph_y + V(this->params.uniform) * (this->row.stats[2] * ph - wh);
     }
-    HD void map(V* out, const V* in) const {
-      *out = this->row.grad * A / s * exp(in[0] - max) * (in[1] - ph);
-    }
+    HD void map(V* out, const V* in) const { *out = this->row.grad * A / s * exp(in[0] - max) * (in[1] - ph); }
   };
 };
 

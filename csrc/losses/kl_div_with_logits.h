@@ -23,9 +23,9 @@ struct KLDivWithLogits {
     HD Class(const Softmax<V>& q_, const Softmax<V>& p_, V x, V t)
         : p(p_.p(t)), q(q_.p(x)), d(q_.log_p(x) - p_.log_p(t)) {}
     HD auto near() const { return abs(d) < V(0.5); }
-    HD V difference() const { return select(near(), p * expm1(d), q - p); }                              // q - p
-    HD V term() const { return select(near(), p * exp_excess(d), (q - p) - times(p, d)); }               // q - p + p l
-    HD V centered(V K) const { return V(0) - times(p, d + K); }                                          // p (l - K)
+    HD V difference() const { return select(near(), p * expm1(d), q - p); }                 // q - p
+    HD V term() const { return select(near(), p * exp_excess(d), (q - p) - times(p, d)); }  // q - p + p l
+    HD V centered(V K) const { return V(0) - times(p, d + K); }                             // p (l - K)
   };
 
   template <class V>

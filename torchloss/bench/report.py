@@ -1,0 +1,86 @@
+"""The benchmark as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from torchloss.bench.harness import Timing, machine, run
+
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+
+
+class Refusal(Exception):
+    """Why nothing was measured, in one line."""
+
+
+@dataclass
+class Options:
+    device: str
+    quick: bool
+    dtype: str
+    threads: int
+    json: Path | None
+
+
+def devices(wanted: str) -> list[str]:
+    if wanted not in ("cpu", "cuda", "all"):
+        raise Refusal(f"--device must be cpu, cuda or all, not {wanted!r}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise Refusal("--device cuda: PyTorch sees no GPU here")
+    return [d for d in ("cpu", "cuda") if wanted in (d, "all") and (d == "cpu" or torch.cuda.is_available())]
+
+
+def dtypes(names: str) -> list[torch.dtype]:
+    unknown = [n for n in names.split(",") if n not in DTYPES]
+    if unknown:
+        raise Refusal(f"--dtype: {unknown[0]!r} is none of {', '.join(DTYPES)}")
+    return [DTYPES[n] for n in names.split(",")]
+
+
+def row(t: Timing) -> tuple[str, ...]:
+    def spread(ms: tuple[float, float, float]) -> str:
+        return f"{ms[1]:.3g} ({ms[0]:.3g}..{ms[2]:.3g})"
+
+    ratio = f"{t.speedup:.2f}x"
+    return (
+        t.case,
+        t.dtype,
+        t.device,
+        spread(t.torch_ms),
+        spread(t.torchloss_ms),
+        f"[red]{ratio}[/]" if t.speedup < 1 else ratio,
+        f"{t.limit_ms:.3g}",
+        f"{t.torch_error:.0e}",
+        f"{t.torchloss_error:.0e}",
+    )
+
+
+def bench(options: Options) -> None:
+    on, of = devices(options.device), dtypes(options.dtype)
+    if options.json and not options.json.parent.is_dir():
+        raise Refusal(f"--json: there is no folder {options.json.parent}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console = Console(width=None if Console().is_terminal else 160)
+    facts = machine(on[-1])
+    console.print(", ".join(f"{k} {v}" for k, v in facts.items()), highlight=False)
+    table = Table(title="forward + backward, ms: median (quartiles); error of the gradient against float64")
+    for name in ("case", "dtype", "device", "torch", "torchloss", "faster", "limit", "torch error", "torchloss error"):
+        table.add_column(name, justify="left" if name in ("case", "dtype", "device") else "right")
+    timings = run(on, of, options.quick, lambda timing: table.add_row(*row(timing)))
+    console.print(table)
+    if "cuda" not in on:
+        console.print(
+            "CUDA: not measured, PyTorch sees no GPU here" if options.device == "all" else "CUDA: not asked for"
+        )
+    if options.json:
+        record = {"date": date.today().isoformat(), "machine": facts, "timings": timings}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        console.print(f"written to {options.json}")
