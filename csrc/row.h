@@ -53,6 +53,34 @@ HD void add(Part<V, more>& part, const Part<V, more>& other) {
   for (int k = 0; k < more; ++k) part.sums[k] = part.sums[k] + other.sums[k];
 }
 
+// sum + x, and in `lost` what the rounding lost: over millions of classes a plain float sum drifts.
+template <class V>
+HD void add_kept(V& sum, V& lost, V x) {
+  const V s = sum + x, b = s - sum;
+  lost = lost + ((sum - (s - b)) + (x - b));
+  sum = s;
+}
+
+template <class V, int more>
+HD void add_kept(Part<V, more>& part, Part<V, more>& lost, const Part<V, more>& other) {
+  add_kept(part.top.count, lost.top.count, other.top.count);
+  add_kept(part.top.sum, lost.top.sum, other.top.sum);
+  for (int k = 0; k < more; ++k) add_kept(part.sums[k], lost.sums[k], other.sums[k]);
+}
+
+// The sum with what was lost: nothing (a NaN) where the sum is infinite.
+template <class V>
+HD V settled(V sum, V lost) {
+  return select(lost == lost, sum + lost, sum);
+}
+
+template <class V, int more>
+HD void settle(Part<V, more>& part, const Part<V, more>& lost) {
+  part.top.count = settled(part.top.count, lost.top.count);
+  part.top.sum = settled(part.top.sum, lost.top.sum);
+  for (int k = 0; k < more; ++k) part.sums[k] = settled(part.sums[k], lost.sums[k]);
+}
+
 template <class L, class V, int more>
 HD Part<V, more> join(Part<V, more> a, Part<V, more> b) {
   const V max = larger(a.top.max, b.top.max);

@@ -81,7 +81,9 @@ initcheck() { sanitizer initcheck; }
 synccheck() { sanitizer synccheck; }
 
 bench() {
-  "$python" -m torchloss bench --device cuda --quick 2>&1 | tee "$OUT/bench-cuda.txt" || fail bench "see above"
+  # Not `python -m torchloss bench`, which needs more than torch. The CPU and the GPU, side by side.
+  "$python" -m torchloss.bench --device all --quick --json "$OUT/bench.json" 2>&1 | tee "$OUT/bench.txt" ||
+    fail bench "see above"
 }
 
 [ $# -gt 0 ] || set -- build tests memcheck racecheck initcheck synccheck bench

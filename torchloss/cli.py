@@ -59,7 +59,6 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
 ) -> None:
     """Time the losses, forward + backward, against torch.nn.functional's. Losing cases are printed too."""
-    require("rich")
     from torchloss.bench import report
 
     try:

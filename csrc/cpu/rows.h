@@ -130,14 +130,16 @@ struct RowLoop {
   }
 
   HD void fold() {
-    Part<V, Loss::more> part;
-    Part<V, 0> second;
+    Part<V, Loss::more> part, lost;
+    Part<V, 0> second, second_lost;
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n, tail);
-      fold_chunk<tail>(part, v, v[0], n, live);
-      if constexpr (Loss::tops > 1) fold_chunk<tail>(second, v, v[1], n, live);
+      fold_chunk<tail>(part, lost, v, v[0], n, live);
+      if constexpr (Loss::tops > 1) fold_chunk<tail>(second, second_lost, v, v[1], n, live);
     });
+    settle(part, lost);
+    if constexpr (Loss::tops > 1) settle(second, second_lost);
     if (!across) {
       together(part);
       if constexpr (Loss::tops > 1) together(second);
@@ -146,8 +148,9 @@ struct RowLoop {
     loss.topped(tops, part.sums);
   }
 
+  // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum.
   template <bool tail, int more>
-  HD void fold_chunk(Part<V, more>& part, const View* v, View logits, int64_t n, Mask live) {
+  HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live) {
     V max = part.top.max;
     for (int64_t i = 0; i < n; ++i) {
       V x = loss.logit(logits[i]);
@@ -155,7 +158,8 @@ struct RowLoop {
       max = larger(x, max);
     }
     rebase<Loss>(part, max);
-    Part<V, more> chunk;  // summed by itself: fewer roundings than one long sum
+    rebase<Loss>(lost, max);
+    Part<V, more> chunk;
     const V from = reference(max);
     for (int64_t i = 0; i < n; ++i) {
       V x[in];
@@ -163,7 +167,7 @@ struct RowLoop {
       add(chunk, loss, from, loss.logit(logits[i]), x);
     }
     if constexpr (tail) keep(chunk, live);
-    add(part, chunk);
+    add_kept(part, lost, chunk);
   }
   template <int more>
   HD static void keep(Part<V, more>& part, Mask live) {
@@ -181,20 +185,19 @@ struct RowLoop {
   }
 
   HD void sum() {
-    V total[Loss::sums];
-    for (V& t : total) t = V(0);
+    V total[Loss::sums] = {}, lost[Loss::sums] = {};
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n, tail);
-      V chunk[Loss::sums];
-      for (V& c : chunk) c = V(0);
+      V chunk[Loss::sums] = {};
       for (int64_t i = 0; i < n; ++i) {
         V x[in];
         for (int s = 0; s < in; ++s) x[s] = v[s][i];
         loss.add_sums(chunk, x);
       }
-      for (int k = 0; k < Loss::sums; ++k) total[k] = total[k] + (tail ? select(live, chunk[k], V(0)) : chunk[k]);
+      for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? select(live, chunk[k], V(0)) : chunk[k]);
     });
+    for (int k = 0; k < Loss::sums; ++k) total[k] = settled(total[k], lost[k]);
     if (!across)
       for (V& t : total) t = V(t.sum());
     loss.summed(total);

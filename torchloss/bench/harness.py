@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
 
@@ -130,13 +130,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def run(devices: list[str], dtypes: list[torch.dtype], quick: bool, each: Callable[[Timing], None]) -> list[dict]:
-    """Measures every case; calls `each` as soon as one is done."""
-    timings = []
-    for case in QUICK if quick else FULL:
-        for dtype in dtypes:
-            for device in devices:
-                timing = measure(case, dtype, device, seconds=0.3 if quick else 2.0)
-                each(timing)
-                timings.append(asdict(timing))
-    return timings
+def run(devices: list[str], dtypes: list[torch.dtype], quick: bool) -> list[Timing]:
+    """Measures every case."""
+    return [
+        measure(case, dtype, device, seconds=0.3 if quick else 2.0)
+        for case in (QUICK if quick else FULL)
+        for dtype in dtypes
+        for device in devices
+    ]
