@@ -289,6 +289,27 @@ def compile_dynamic_shapes(p):
 
 
 @check
+def compile_keeps_the_kernels(p):
+    """The graphs call our ops, one forward and one backward, and nothing that was taken apart."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch._dynamo.reset()
+    seen = []
+
+    def compiler(graph, _):
+        seen.append([str(n.target) for n in graph.graph.nodes if "torchloss" in str(n.target)])
+        return graph.forward
+
+    x, t = p.leaves(dtype=torch.float32)
+    f = torch.compile(
+        p.of_input(p.f, t), fullgraph=True, backend=aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    )
+    weighted(f(x)).backward()
+    op = f"torchloss.{p.loss.op}"
+    assert seen == [[f"{op}.default"], [f"{op}_backward.default"]]
+
+
+@check
 def compile_of_grad(p):
     torch._dynamo.reset()
     x, t = p.detached()
@@ -373,6 +394,17 @@ def export_nonstrict(p):
 @check
 def export_dynamic(p):
     exported(p, strict=False, dynamic=True)
+
+
+@check
+def export_joint_graph(p):
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+
+    x, t = p.leaves(dtype=torch.float32)
+    args = (x,) if t is None else (x, t)
+    graph = aot_export_joint_simple(lambda a, b=None: (p.f(a, b, p.reduction).sum(),), args, trace_joint=True)
+    targets = [str(n.target) for n in graph.graph.nodes]
+    assert f"torchloss.{p.loss.op}.default" in targets and f"torchloss.{p.loss.op}_backward.default" in targets
 
 
 @check
