@@ -1,8 +1,8 @@
 """Teaches DTensor how the losses may be split: `import torchloss.distributed` once, before a loss meets a DTensor.
 
 A loss of every element or row (reduction "none") and a sum may be computed on shards of any dimension but that of the
-classes; a sum is then a partial one. A mean is not: the gradient of a mean of local means is not that of the mean, so its
-inputs are gathered. Take the sum and divide it by the global count where that is too much.
+classes; a sum is then a partial one. A mean is not: the gradient of a mean of local means is not that of the mean, so
+its inputs are gathered. Take the sum and divide it by the global count where that is too much.
 
 DDP and FSDP hand plain tensors to the loss and need none of this.
 """
