@@ -15,21 +15,10 @@ import torch
 from torch.distributed.tensor import Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-import torchloss.autograd  # noqa: F401  (registers the operators)
-
-NONE, MEAN = 0, 1
-POINTWISE = (
-    "l1_loss",
-    "mse_loss",
-    "huber_loss",
-    "smooth_l1_loss",
-    "kl_div",
-    "kl_div_log_target",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-)
-ROWWISE = ("cross_entropy", "cross_entropy_probs", "nll_loss", "entropy", "softmax_entropy", "kl_div_with_logits")
-ROW_MAPS = ("softmax", "log_softmax")
+from torchloss.autograd.chain import MEAN, NONE
+from torchloss.autograd.pointwise import NAMES as POINTWISE
+from torchloss.autograd.row_map import NAMES as ROW_MAPS
+from torchloss.autograd.rowwise import NAMES as ROWWISE
 
 Strategy = tuple[list[Placement], list["Placement | None"]]
 

@@ -107,6 +107,10 @@ class PointwiseDoubleGradient(Last):
         return (gg if reduction == NONE else sum_each(gg) / n, gx, gt), (0, 0, 0)
 
 
+NAMES: list[str] = []  # of the losses of this family
+
+
 def pointwise(name: str) -> type[Function]:
+    NAMES.append(name)
     _fake.pointwise(name)
     return chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient)

@@ -152,6 +152,10 @@ class RowDoubleGradient(Last):
         return (gg, gx, gt), (0, 0, 0 if k is not None or gt.shape == gx.shape else None)
 
 
+NAMES: list[str] = []  # of the losses of this family
+
+
 def rowwise(name: str, saved: Callable[[float], int]) -> type[Function]:
+    NAMES.append(name)
     _fake.rowwise(name, saved)
     return chain(name, RowLoss, RowGradient, RowDoubleGradient)
