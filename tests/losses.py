@@ -13,6 +13,8 @@ import torchloss
 
 REDUCTIONS = ("none", "mean", "sum")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# The texts and quirks of torch that tests compare with are those of 2.13.
+TEXTS_OF_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 

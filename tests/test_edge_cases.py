@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional
 from edge_cases import CASES
-from losses import DEVICES, LOSSES
+from losses import DEVICES, LOSSES, TEXTS_OF_TORCH
 from torch.testing import assert_close
 
 import torchloss.functional as T
@@ -50,6 +50,8 @@ def equal(ours, expected):
 @pytest.mark.parametrize("whose", ["torch", "torchloss"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case, whose, device):
+    if whose == "torch" and not TEXTS_OF_TORCH:
+        pytest.skip("the table is that of torch 2.13")
     case, functional = (case.of_torch(), torch.nn.functional) if whose == "torch" else (case, T)
     if case.error is not None:
         if device == "cuda" and (case.error[0] is IndexError or "between 0 and 1" in case.error[1]):
