@@ -144,6 +144,7 @@ struct RowLoss {
     Tensor values = call.new_values();
     call.args.values = values.mutable_data_ptr();
     Device::template rows<L::template Forward>(call.args);
+    if (call.rows.classes == 0) torch::stable::zero_(values);  // a sum over no class, though no softmax exists
     Device::total(call.args, total.mutable_data_ptr());
     return {reduced(call, values, total), stats, total};
   }

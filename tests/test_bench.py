@@ -9,6 +9,7 @@ import torch
 from losses import DEVICES
 
 pytest.importorskip("rich")
+pytest.importorskip("typer")
 
 from torchloss.bench import cases, harness  # noqa: E402
 

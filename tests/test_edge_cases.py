@@ -241,3 +241,19 @@ def test_exact_binary(target, weight, device):
             tolerance = 2**-8 if dtype == torch.bfloat16 else torch.finfo(dtype).eps * (8 + abs(v))
             assert abs(mine - exact) <= tolerance * exact
             assert abs(grad - slope) <= tolerance * abs(slope)
+
+
+@each_device
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_rows_without_classes(reduction, device):
+    """A sum over no class is 0, as it is in torch's compositions."""
+    x = torch.empty(2, 0, device=device, requires_grad=True)
+    for loss in (
+        T.softmax_entropy(x, reduction=reduction),
+        T.entropy(x, reduction=reduction),
+        T.kl_div_with_logits(x, x.detach(), reduction=reduction),
+        T.cross_entropy(x, x.detach(), reduction=reduction),
+    ):
+        assert (loss == 0).all() and loss.shape == ((2,) if reduction == "none" else ())
+        loss.sum().backward()
+        assert x.grad.shape == (2, 0)
