@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from losses import DEVICES
+
+from torchloss.testing.losses import DEVICES
 
 pytest.importorskip("rich")
 pytest.importorskip("typer")

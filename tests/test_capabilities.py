@@ -10,9 +10,10 @@ import torch
 import torch._dynamo.testing
 import torch.func as func
 import torch.utils.checkpoint as checkpoint
-from losses import FEW, leaves
 from torch.autograd import gradcheck
 from torch.testing import assert_close
+
+from torchloss.testing.losses import FEW, leaves
 
 CHECKS = {}
 

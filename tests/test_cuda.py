@@ -1,11 +1,11 @@
-"""What only a GPU can show. The other tests run on CUDA too, where there is one: see DEVICES in losses.py."""
+"""What only a GPU can show. The other tests run on CUDA too, where there is one: see DEVICES in testing/losses.py."""
 
 import pytest
 import torch
-from losses import DTYPES, LOSSES, leaves
 from torch.testing import assert_close
 
 import torchloss
+from torchloss.testing.losses import DTYPES, LOSSES, leaves
 
 pytestmark = [
     pytest.mark.cuda,

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from losses import DEVICES, LOSSES, leaves
 from torch.autograd import gradcheck, gradgradcheck
+
+from torchloss.testing.losses import DEVICES, LOSSES, leaves
 
 # Slow mode and tight tolerances: the defaults miss an error of 1 % in one entry of a mean.
 TIGHT = {"atol": 1e-8, "rtol": 1e-6, "fast_mode": False}

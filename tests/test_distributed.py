@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from losses import FEW, leaves
+
+from torchloss.testing.losses import FEW, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.distributed's own
 

@@ -10,11 +10,11 @@ import mpmath
 import pytest
 import torch
 import torch.nn.functional
-from edge_cases import CASES
-from losses import DEVICES, LOSSES, TEXTS_OF_TORCH
 from torch.testing import assert_close
 
 import torchloss.functional as T
+from torchloss.testing.edge_cases import CASES
+from torchloss.testing.losses import DEVICES, LOSSES, TEXTS_OF_TORCH
 
 each_device = pytest.mark.parametrize("device", DEVICES)
 

@@ -8,10 +8,10 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from losses import TEXTS_OF_TORCH
 
 import torchloss
 import torchloss.functional as T
+from torchloss.testing.losses import TEXTS_OF_TORCH
 
 NAN, INF = float("nan"), float("inf")
 X = torch.linspace(-1, 1, 12).reshape(3, 4)

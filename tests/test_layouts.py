@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from losses import DEVICES, LOSSES, NEW
 from torch.testing import assert_close
 
 import torchloss.functional
+from torchloss.testing.losses import DEVICES, LOSSES, NEW
 
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 each_device = pytest.mark.parametrize("device", DEVICES)
@@ -246,7 +246,7 @@ def test_what_backward_needs_may_not_change(loss, device):
 
 PARITY = """
 import hashlib, torch
-from losses import LOSSES, leaves
+from torchloss.testing.losses import LOSSES, leaves
 from torch.testing import assert_close
 digest = hashlib.sha256()
 for loss in LOSSES:

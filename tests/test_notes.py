@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from losses import DEVICES
 from torch.func import grad, jacfwd, jacrev
 from torch.testing import assert_close
 
 import torchloss.functional as F
+from torchloss.testing.losses import DEVICES
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from losses import DEVICES, DTYPES, LOSSES, REDUCTIONS, class_dim, leaves
 from torch.library import opcheck
+
+from torchloss.testing.losses import DEVICES, DTYPES, LOSSES, REDUCTIONS, class_dim, leaves
 
 ops = torch.ops.torchloss
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from losses import DEVICES, DTYPES, LOSSES, Loss, leaves
 from torch.testing import assert_close
+
+from torchloss.testing.losses import DEVICES, DTYPES, LOSSES, Loss, leaves
 
 # Rows of one class; shorter and longer than a vector; several blocks; rows that are not contiguous; none at all.
 SHAPES = [(7, 1), (5, 3), (7, 33), (3, 1000), (2, 70001), (12,), (4, 10, 6), (2, 67, 3, 5), (2, 21, 40, 33), (0, 5)]

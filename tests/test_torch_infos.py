@@ -8,12 +8,12 @@ import warnings
 
 import pytest
 import torch
-from losses import TEXTS_OF_TORCH
 from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
 import torchloss
 import torchloss.functional
+from torchloss.testing.losses import TEXTS_OF_TORCH
 
 frozen = torch.backends.flags_frozen()
 try:

@@ -1,0 +1,1 @@
+"""What the losses are tested with, for your own losses too."""
