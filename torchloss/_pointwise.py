@@ -60,6 +60,9 @@ def _weighted(
         raise other_device(weight, "weight", x)
     x, t, w = _promoted(kernel, x, t, weight)
     code = CODES[reduction]
+    if code == MEAN and x.dtype.itemsize == 2:  # the quotient below would be rounded three times
+        wide = _weighted(function, kernel, x.float(), t.float(), w.float(), size, reduction, parameter)
+        return wide.to(x.dtype)
     loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), None, code, parameter)
     if code != MEAN or kernel.startswith("huber"):
         return loss

@@ -67,7 +67,29 @@ def bench(
         stop(str(refusal))
 
 
-COMMANDS = (demo, bench)
+def check(
+    target: Annotated[str, typer.Argument(help="The loss, as module:function or module:Class.")],
+    like: Annotated[str, typer.Option(help="The loss that it should be, by its name in torchloss.functional.")],
+    device: Annotated[str, typer.Option(help="Where the inputs lie: cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="The dtypes that it takes, with commas.")
+    ] = "float64,float32,bfloat16,float16",
+    only: Annotated[str, typer.Option(help="Checks, or groups of them, with commas.")] = "",
+    slow: Annotated[bool, typer.Option("--slow", help="Also those that start a C++ compiler.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file, too.")] = None,
+) -> None:
+    """Put your own loss to the tests of torchloss's. Exit code 1 if one failed, each shown as a script."""
+    require("rich")
+    from torchloss.testing import command
+
+    try:
+        passed = command.check(command.Options(target, like, device, dtype, only, slow, json))
+    except command.Refusal as refusal:
+        stop(str(refusal))
+    sys.exit(not passed)
+
+
+COMMANDS = (demo, bench, check)
 
 
 def require(*modules: str) -> None:

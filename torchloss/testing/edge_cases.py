@@ -308,3 +308,14 @@ MAPS = [
 ]
 
 CASES = [*CLASSES, *REGRESSION, *DIVERGENCE, *BINARY, *MAPS]
+
+
+def matches(ours: Tensor | None, expected: Any) -> Tensor:
+    """What is expected, as a tensor like ours; None in a list of numbers stands for anything."""
+    if ours is None:
+        return torch.as_tensor(expected, dtype=torch.float64)
+    if isinstance(expected, list) and None in expected:
+        rows = zip(ours.detach(), expected, strict=True)
+        return torch.stack([row if right is None else matches(row, right) for row, right in rows])
+    expected = torch.as_tensor(expected, device=ours.device, dtype=ours.dtype)
+    return expected.reshape(ours.shape) if expected.numel() == ours.numel() else expected

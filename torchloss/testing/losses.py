@@ -118,23 +118,32 @@ class Loss(NamedTuple):
         g = torch.Generator().manual_seed(seed)
         return self.input(shape, g), None if self.target is None else self.target(shape, g)
 
+    def options(
+        self, shape: tuple[int, ...], reduction: str, dtype: torch.dtype = torch.float64, device: Any = "cpu"
+    ) -> dict[str, Any]:
+        """The keyword arguments of a call with an input of this shape."""
+        weights = {k: w(tuple(shape)).to(device, dtype) for k, w in self.weights.items()}
+        return self.params | ({} if self.family == "map" else {"reduction": reduction}) | weights
+
+    @property
+    def reference(self) -> Callable:
+        """torch's function, or a formula in its operators."""
+        return NEW.get(self.name) or getattr(F, self.name)
+
     def _call(self, function: Callable, x: Tensor, t: Tensor | None, reduction: str) -> Tensor:
-        kwargs = dict(self.params)
-        if self.family != "map":
-            kwargs["reduction"] = reduction
-        kwargs |= {k: w(tuple(x.shape)).to(x.device, x.dtype) for k, w in self.weights.items()}
+        options = self.options(x.shape, reduction, x.dtype, x.device)
         args = [a for a in (x, t) if a is not None]
         if self.name != "kl_div":
-            return function(*args, **kwargs)
+            return function(*args, **options)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="reduction: 'mean' divides")
-            return function(*args, **kwargs)
+            return function(*args, **options)
 
     def ours(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
         return self._call(getattr(torchloss.functional, self.name), x, t, reduction)
 
     def oracle(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
-        return self._call(NEW.get(self.name) or getattr(F, self.name), x, t, reduction)
+        return self._call(self.reference, x, t, reduction)
 
 
 def _pointwise(name: str, op: str | None = None, **fields: Any) -> Loss:

@@ -1,0 +1,79 @@
+"""What the conformance kit cannot ask of just any loss: which operators a graph holds, and where derivatives end."""
+
+import functools
+
+import pytest
+import torch
+import torch.utils.checkpoint as checkpoint
+
+from torchloss.testing.losses import FEW, LOSSES, leaves
+
+each_of_few = pytest.mark.parametrize("loss", FEW, ids=str)
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch's own tracing
+
+
+def sample(loss, dtype=torch.float32):
+    return leaves(loss, *loss.sample((4, 5), 3), dtype)
+
+
+@each_of_few
+def test_compile_keeps_the_kernels(loss):
+    """The graphs call our ops, one forward and one backward, and nothing that was taken apart."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch._dynamo.reset()
+    seen = []
+
+    def compiler(graph, _):
+        seen.append([str(n.target) for n in graph.graph.nodes if "torchloss" in str(n.target)])
+        return graph.forward
+
+    x, t = sample(loss)
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    torch.compile(lambda x: loss.ours(x, t, loss.reductions[-1]), fullgraph=True, backend=backend)(x).sum().backward()
+    assert seen == [[f"torchloss.{loss.op}.default"], [f"torchloss.{loss.op}_backward.default"]]
+
+
+@each_of_few
+def test_joint_graph(loss):
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+
+    x, t = sample(loss)
+    args = (x,) if t is None else (x, t)
+    graph = aot_export_joint_simple(
+        lambda a, b=None: (loss.ours(a, b, loss.reductions[-1]).sum(),), args, trace_joint=True
+    )
+    targets = [str(n.target) for n in graph.graph.nodes]
+    assert f"torchloss.{loss.op}.default" in targets and f"torchloss.{loss.op}_backward.default" in targets
+
+
+@each_of_few
+def test_selective_checkpoint(loss):
+    """An operator can be named as one whose result is kept, or computed again."""
+    ops = [getattr(torch.ops.torchloss, loss.op).default]
+    context = functools.partial(checkpoint.create_selective_checkpoint_contexts, ops)
+    x, t = sample(loss)
+    y = checkpoint.checkpoint(
+        lambda x: loss.ours(x, t, loss.reductions[-1]), x, use_reentrant=False, context_fn=context
+    )
+    y.sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_third_derivative_is_refused(loss):
+    """A third derivative is an error, not a silent zero."""
+    x, t = sample(loss, torch.float64)
+
+    def nth(n, x):
+        y = loss.ours(x, t, loss.reductions[-1]).sum()
+        for _ in range(n):
+            (y,) = torch.autograd.grad((y * torch.ones_like(y)).sum(), x, create_graph=True, allow_unused=True)
+            if y is None or not y.requires_grad:
+                return y
+        return y
+
+    second = nth(2, x)
+    if second is not None and second.requires_grad:
+        with pytest.raises(NotImplementedError, match="third derivative"):
+            torch.autograd.grad((second * torch.ones_like(second)).sum(), x)

@@ -1,0 +1,259 @@
+"""Every way in which eager PyTorch may call a loss: hooks, checkpoints, transforms, mixed precision."""
+
+import functools
+
+import torch
+import torch.func as func
+import torch.utils.checkpoint as checkpoint
+from torch.autograd import gradcheck
+
+from ..kit import check, exact, inputs
+from ..trial import Trial, bound
+from .values import upstream
+
+
+def weighted(y):
+    """A number on which every entry has another influence."""
+    return (y * upstream(y)).sum()
+
+
+def value_and_gradient(f, x, t):
+    y = f(x, t)
+    weighted(y).backward()
+    return y, x.grad
+
+
+def modes(**options):
+    return check("autograd", **options)
+
+
+@modes()
+def a_gradient_of_the_input_alone(f, x, t):
+    """A target that wants no gradient gets none."""
+    y = f(x, t)
+    weighted(y).backward()
+    return x.grad, None if t is None else t.grad
+
+
+@modes(where=lambda loss: loss.target_grad, target_grad=True, reductions="last")
+def a_gradient_of_the_target_alone(f, x, t):
+    """An input that wants no gradient gets none."""
+    weighted(f(x.detach(), t)).backward()
+    return t.grad, x.grad
+
+
+@modes(reference=False)
+def no_gradient_wanted(f, x, t):
+    """The value does not depend on whether a gradient is wanted; without, nothing is recorded."""
+    y = f(x, t).detach()
+    detached = f(x.detach(), t)
+    with torch.no_grad():
+        silent = f(x, t)
+    with torch.inference_mode():
+        inferred = f(x.detach(), t)
+    for other in (detached, silent, inferred):
+        assert not other.requires_grad, "it requires a gradient"
+        assert torch.equal(y.nan_to_num(), other.nan_to_num()), f"{y} with a gradient, {other} without"
+
+
+@modes(reference=False)
+def second_backward(f, x, t):
+    """Backward can be run twice, and gives the same."""
+    y = weighted(f(x, t))
+    (a,) = torch.autograd.grad(y, x, retain_graph=True)
+    a = a.clone()
+    (b,) = torch.autograd.grad(y, x)
+    assert torch.equal(a, b), f"first {a}, then {b}"
+
+
+@modes(reference=False, reductions="last", few=True)
+def modified_in_place(f, x, t):
+    """If an input or output changes between forward and backward, the gradient is right, or there is an error."""
+    (right,) = torch.autograd.grad(weighted(f(x, t)), x)
+    for changed in range(2 if t is None else 3):
+        z, u = x * 1, t if t is None else t.clone()
+        y = f(z, u)
+        loss = weighted(y) if changed else y
+        with torch.no_grad():
+            (y, z, u)[changed].mul_(0)
+        try:
+            (got,) = torch.autograd.grad(loss if changed else weighted(loss), x)
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error), error
+        else:
+            assert torch.allclose(got, right), f"a silent {got} after a change in place, before {right}"
+
+
+@modes(reductions="last", few=True)
+def saved_tensor_hooks(f, x, t):
+    """What backward needs can be moved elsewhere meanwhile."""
+    with torch.autograd.graph.save_on_cpu():
+        y = f(x, t)
+    weighted(y).backward()
+    return x.grad
+
+
+@modes(reductions="last", few=True)
+def anomaly_mode(f, x, t):
+    """Under anomaly detection nothing is found."""
+    with torch.autograd.set_detect_anomaly(True, check_nan=True):
+        weighted(f(x, t)).backward()
+    return x.grad
+
+
+@modes(reductions="last", few=True, reference=value_and_gradient)
+def checkpoint_reentrant(f, x, t):
+    """Activation checkpointing of the first kind."""
+    y = checkpoint.checkpoint(lambda a: f(a, t), x, use_reentrant=True)
+    weighted(y).backward()
+    return y, x.grad
+
+
+@modes(reductions="last", few=True, reference=value_and_gradient)
+def checkpoint_nonreentrant(f, x, t):
+    """Activation checkpointing of the second kind."""
+    y = checkpoint.checkpoint(lambda a: f(a, t), x, use_reentrant=False)
+    weighted(y).backward()
+    return y, x.grad
+
+
+@modes(reductions="last", few=True)
+def grad_scaler(f, x, t):
+    """A scaled loss has a scaled gradient; an infinite one is found."""
+    scaler = torch.amp.GradScaler(x.device.type, init_scale=1024.0)
+    scaler.scale(weighted(f(x, t))).backward()
+    return x.grad / 1024
+
+
+def under_autocast(p):
+    """A 16-bit call, expected in the dtype that torch's loss has there: float32, but for a row mapped to a row."""
+    for loss in p.losses:
+        if loss.weights or torch.bfloat16 not in p.dtypes:
+            continue
+        make = functools.partial(inputs, loss, (4, 5), torch.bfloat16, p.device, leaves=False)
+        options = loss.options((4, 5), loss.reductions[-1], torch.bfloat16, p.device)
+
+        def expected(_, loss=loss, make=make, options=options):
+            dtype = torch.bfloat16 if loss.family == "map" else torch.float32
+            return bound(loss.reference, options)(*(exact(a) for a in make())).to(dtype)
+
+        yield Trial(autocast, make, options, expected, where=str(loss))
+
+
+@modes(trials=under_autocast)
+def autocast(f, x, t):
+    """Under autocast a loss of 16-bit numbers is computed in float32, as torch's."""
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return f(x, t)
+
+
+# torch.func
+
+
+def transform(**options):
+    return check("torch.func", leaves=False, **options)
+
+
+@transform(reference=lambda f, x, t: gradient_of(f, x, t))
+def func_grad(f, x, t):
+    """torch.func.grad."""
+    return func.grad(lambda x: weighted(f(x, t)))(x)
+
+
+@transform()
+def jvp(f, x, t):
+    """torch.func.jvp: a tangent that is right, not a silent 0."""
+    v = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape)
+    return func.jvp(lambda x: f(x, t), (x,), (v,))
+
+
+@transform(where=lambda loss: loss.target_grad, reductions="last")
+def jvp_of_the_target(f, x, t):
+    """torch.func.jvp with a tangent of the target."""
+    return func.jvp(lambda t: f(x, t), (t,), (torch.ones_like(t),))
+
+
+def batch_dims(t):
+    return (0, None if t is None else 0)
+
+
+def pairs(x, t):
+    """The samples of a batch, one by one."""
+    return zip(x, [None] * len(x) if t is None else t, strict=True)
+
+
+def each(f, x, t):
+    return torch.stack([f(a, b) for a, b in pairs(x, t)])
+
+
+def gradient_of(f, x, t):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(weighted(f(x, t)), x)[0]
+
+
+def gradient_of_each(f, x, t):
+    return torch.stack([gradient_of(f, a, b) for a, b in pairs(x, t)])
+
+
+def gradient_of_stack(f, x, t):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(weighted(each(f, x, t)), x)[0]
+
+
+def hessian_of_each(f, x, t):
+    found = [torch.autograd.functional.hessian(lambda a, b=b: weighted(f(a, b)), a) for a, b in pairs(x, t)]
+    return torch.stack(found)
+
+
+@transform(batch=6, reference=each)
+def vmap(f, x, t):
+    """torch.func.vmap over inputs and targets."""
+    return func.vmap(f, in_dims=batch_dims(t))(x, t)
+
+
+@transform(reductions="last", few=True, reference=lambda f, x, t: torch.stack([f(a, t) for a in (x, 2 * x / 3, x / 2)]))
+def vmap_of_another_dimension(f, x, t):
+    """vmap over the last dimension of the input, one target for all."""
+    return func.vmap(lambda a: f(a, t), in_dims=2)(torch.stack([x, 2 * x / 3, x / 2], 2))
+
+
+@transform(batch=6, reference=gradient_of_each)
+def vmap_of_grad(f, x, t):
+    """Gradients of each sample: vmap(grad(f))."""
+    return func.vmap(func.grad(lambda a, b: weighted(f(a, b))), in_dims=batch_dims(t))(x, t)
+
+
+@transform(batch=6, reductions="last", reference=gradient_of_stack)
+def grad_of_vmap(f, x, t):
+    """The gradient through a vmap."""
+    return func.grad(lambda a: weighted(func.vmap(f, in_dims=batch_dims(t))(a, t)))(x)
+
+
+@transform(shapes=[(3, 4)], reductions="last", few=True)
+def jacrev_of_jacrev(f, x, t):
+    """The Hessian by reverse over reverse mode."""
+    return func.jacrev(func.jacrev(lambda x: weighted(f(x, t))))(x)
+
+
+@transform(shapes=[(3, 4)], reductions="last", few=True)
+def hessian(f, x, t):
+    """torch.func.hessian: forward over reverse mode."""
+    return func.hessian(lambda x: weighted(f(x, t)))(x)
+
+
+@transform(shapes=[(3, 4)], reductions="last", few=True, where=lambda loss: loss.target_grad)
+def hessian_of_the_target(f, x, t):
+    """The Hessian in the target."""
+    return func.hessian(lambda t: weighted(f(x, t)))(t)
+
+
+@transform(shapes=[(3, 4)], reductions="last", few=True, batch=2, reference=hessian_of_each)
+def vmap_of_hessian(f, x, t):
+    """A Hessian for each sample."""
+    return func.vmap(func.hessian(lambda a, b: weighted(f(a, b))), in_dims=batch_dims(t))(x, t)
+
+
+@check("torch.func", reference=False, reductions="last", few=True)
+def batched_gradients(f, x, t):
+    """Several gradients from above in one backward (is_grads_batched)."""
+    gradcheck(lambda x: f(x, t), (x,), check_batched_grad=True)

@@ -1,0 +1,188 @@
+"""The conformance kit: every check of the battery, put to one loss.
+
+A check is a function `check(f, x, t)`, its program, whose docstring says what holds if it passes. Where it is run (on
+which losses of the table, shapes, dtypes) and what must come of it are told by the decorator. The program and its
+inputs are also what a failure prints, as a script that shows it without the kit.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .losses import DTYPES, LOSSES, Loss
+from .report import Row
+from .trial import Failure, Trial, Unsupported
+
+SHAPES = [
+    (1, 1),
+    (2, 3),
+    (7, 1),
+    (5, 3),
+    (12,),
+    (4, 10, 6),
+    (7, 33),
+    (3, 1000),
+    (2, 67, 3, 5),
+    (2, 5, 3, 4),
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The function under test, and what it is tried on."""
+
+    fn: Callable
+    like: str
+    losses: tuple[Loss, ...]  # rows of the table: the same function with other options
+    device: str = "cpu"
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+
+    @property
+    def main(self) -> torch.dtype:
+        """The dtype in which derivatives and modes are tried: the most exact."""
+        return max(self.dtypes, key=lambda d: -torch.finfo(d).eps)
+
+    @property
+    def few(self) -> tuple[Loss, ...]:
+        """One of each operator: for what takes long."""
+        return tuple({loss.op: loss for loss in reversed(self.losses)}.values())
+
+
+def inputs(loss: Loss, shape, dtype, device, seed=0, batch=0, leaves=True, target_grad=False):
+    """A sample, or a stack of `batch` samples."""
+    samples = [loss.sample(shape, seed + i) for i in range(batch or 1)]
+    x, t = (None if s[0] is None else torch.stack(s) if batch else s[0] for s in zip(*samples, strict=True))
+    x = x.to(device, dtype)
+    t = t if t is None else t.to(device, dtype if t.is_floating_point() else None)
+    return x.requires_grad_(leaves), t.requires_grad_() if target_grad else t
+
+
+def exact(x: Tensor | None) -> Tensor | None:
+    """The same number in float64, as a leaf of its own."""
+    if x is None or not x.is_floating_point():
+        return x
+    return x.detach().double().requires_grad_(x.requires_grad)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A program and where it is run. `run(problem)` gives its trials, the small ones first."""
+
+    program: Callable
+    group: str
+    trials: Callable[[Problem], Iterable[Trial]]
+    slow: bool = False
+    row_each: bool = False  # a row for each trial, not one for all
+
+    @property
+    def name(self) -> str:
+        return self.program.__name__
+
+    @property
+    def promise(self) -> str:
+        return (self.program.__doc__ or "").strip().splitlines()[0]
+
+    def run(self, problem: Problem, name: str = "") -> list[Row]:
+        if not self.row_each:
+            return [self._row(self.trials(problem), problem, name)]
+        return [
+            self._row([trial], problem, name)._replace(name=f"{self.name.replace('_', ' ')}: {trial.where}")
+            for trial in self.trials(problem)
+        ]
+
+    def _row(self, trials: Iterable[Trial], problem: Problem, name: str) -> Row:
+        """The first failure decides."""
+        start, ran, unsupported = time.perf_counter(), 0, {}
+        row = Row(self.name, self.group, self.promise, "not applicable")
+        for trial in trials:
+            try:
+                trial.run(problem.fn)
+                ran += 1
+            except Unsupported as reason:
+                unsupported[str(reason)] = trial.where
+            except Failure as failure:
+                row = row.failed(failure, trial, problem.fn, name or problem.like)
+                break
+        else:
+            row = row._replace(outcome="pass" if ran else "not applicable", detail=f"{ran} trials" if ran else "")
+            if unsupported:
+                row = row._replace(detail=f"{row.detail}; without: {'; '.join(unsupported)}".lstrip("; "))
+        return row._replace(seconds=time.perf_counter() - start)
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(
+    group: str,
+    *,
+    shapes: Iterable[tuple[int, ...]] = ((4, 5),),
+    dtypes: Callable[[Problem], Iterable[torch.dtype]] = lambda p: (p.main,),
+    reductions: str = "all",  # or "last": the last one of each loss, sum (or none, of a row mapped to a row)
+    where: Callable[[Loss], bool] = lambda loss: True,
+    few: bool = False,
+    leaves: bool = True,
+    target_grad: bool = False,
+    batch: int = 0,
+    reference: Callable | bool = True,  # what gives the expected results with torch's loss: the program itself, or
+    tolerance: Callable | None = None,  # another one, or nothing, where the program asserts what must hold
+    views: Callable[[Loss, Tensor, Tensor | None], Iterator] | None = None,
+    slow: bool = False,
+    row_each: bool = False,
+    trials: Callable[[Problem], Iterable[Trial]] | None = None,
+):
+    """Registers a program as a check."""
+
+    def register(program: Callable) -> Callable:
+        def product(p: Problem) -> Iterator[Trial]:
+            for shape in shapes:
+                for loss in p.few if few else p.losses:
+                    if not where(loss):
+                        continue
+                    for dtype in dtypes(p):
+                        for reduction in loss.reductions if reductions == "all" else loss.reductions[-1:]:
+                            yield trial_of(p, loss, shape, dtype, reduction)
+
+        def trial_of(p, loss, shape, dtype, reduction):
+            make = functools.partial(inputs, loss, shape, dtype, p.device, 3, batch, leaves, target_grad)
+            options = loss.options(shape, reduction, dtype, p.device)
+
+            def expected(_):
+                x, t = make()
+                wide = {k: v.double() if torch.is_tensor(v) else v for k, v in options.items()}
+                results = Trial(reference if callable(reference) else program, lambda: (exact(x), exact(t)), wide)
+                values, error = results._results(loss.reference)
+                if error:
+                    raise error
+                return values
+
+            return Trial(
+                program,
+                make,
+                options,
+                expected if reference else None,
+                where=f"{loss}, reduction={reduction}, {tuple(shape)}, {dtype}",
+                tolerance=tolerance,
+                dtype=dtype,
+                big=None
+                if batch or len(make()[0].reshape(-1)) <= 64
+                else sample_code(p, loss, shape, dtype, leaves, target_grad),
+            )
+
+        CHECKS[program.__name__] = Check(program, group, trials or product, slow, row_each)
+        return program
+
+    return register
+
+
+def sample_code(p: Problem, loss: Loss, shape, dtype, leaves: bool, target_grad: bool) -> str:
+    """The line that makes a large sample again."""
+    i = LOSSES.index(loss)
+    rest = f"{tuple(shape)}, {dtype}, {p.device!r}, seed=3, leaves={leaves}, target_grad={target_grad}"
+    return f"from torchloss.testing import inputs, losses\n\nx, t = inputs(losses.LOSSES[{i}], {rest})"
