@@ -43,7 +43,7 @@ def check(options: Options) -> bool:
     problem = Problem(fn, options.like, rows_of(options.like), device_of(options.device), dtypes_of(options.dtype))
     names = checks_of(options)
     out = json_file(options.json)
-    faulthandler.enable()  # a crash names its place; the line above it names the check
+    faulthandler.enable(sys.__stderr__)  # a crash names its place; the line above it names the check
     console = Console(highlight=False)
     rows: list[Row] = []
     for row in run(problem, names, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ class Trial:
         except Unsupported as e:
             error = e
         lines = ["import torch", "from math import inf, nan", imported(fn, name), ""]
-        lines += [self.big or self._inputs(), "", *sources(self.program)]
+        lines += [*sources(self.program), self.big or self._inputs(), ""]
         call = ", ".join(["x", *["t"] * (self.make()[1] is not None), *(f"{k}={v}" for k, v in self._options(lines))])
         lines += ["def f(x, t):", f"    return {name}({call})", "", f"print({self.program.__name__}(f, x, t))"]
         outcome = f"raises {type(error).__name__}: {first_lines(error)}" if error else describe(results)
@@ -225,27 +226,44 @@ def imported(fn: Callable, name: str) -> str:
 
 
 def sources(program: Callable) -> list[str]:
-    """The source of a program, after that of the functions of this package that it calls."""
-    program = inspect.unwrap(program)
+    """The source of a program, after that of what it uses of this package, after the imports of what it uses else."""
+    imports: dict[str, str] = {}
     found: dict[str, str] = {}
 
-    def visit(function: Callable) -> None:
-        code = [function.__code__]
-        for c in code:
-            code += [k for k in c.co_consts if inspect.iscode(k)]
-            for name in c.co_names:
-                value = function.__globals__.get(name)
-                if inspect.ismodule(value) and name not in found and name != "torch":
-                    found[name] = f"import {value.__name__} as {name}\n"
-                elif inspect.isfunction(value) and value.__module__.startswith("torchloss.testing"):
-                    if name not in found:
-                        found[name] = ""
-                        visit(value)
-                elif isinstance(value, dict) and name.isupper() and name not in found:
-                    found[name] = f"{name} = {value!r}\n"
-        source = textwrap.dedent(inspect.getsource(function))
-        found.pop(function.__name__, None)
-        found[function.__name__] = source[source.index("def ") :] + "\n"
+    def visit(thing: Any) -> None:
+        functions = [f for f in vars(thing).values() if inspect.isfunction(f)] if inspect.isclass(thing) else [thing]
+        for function in functions:
+            for name in names_in(function.__code__):
+                if name in function.__globals__ and name not in found and name not in imports:
+                    add(name, function.__globals__[name])
+        source = textwrap.dedent(inspect.getsource(thing))
+        start = source.index("class " if inspect.isclass(thing) else "def ")  # without decorators
+        found.pop(thing.__name__, None)
+        found[thing.__name__] = source[start:] + "\n"
 
-    visit(program)
-    return list(found.values())
+    def add(name: str, value: Any) -> None:
+        if inspect.ismodule(value):
+            imports[name] = f"import {value.__name__}" + ("" if name == value.__name__.split(".")[0] else f" as {name}")
+        elif not callable(value):
+            found[name] = f"{name} = {value!r}\n"
+        elif value.__module__.startswith("torchloss.testing"):
+            found[name] = ""
+            visit(value)
+            if inspect.isclass(value):
+                for base in value.__bases__:
+                    if (
+                        base.__module__ != "builtins"
+                        and base.__name__ not in imports
+                        and base.__module__ != "torch.nn.modules.module"
+                    ):
+                        add(base.__name__, base)
+        else:
+            imports[name] = f"from {value.__module__} import {name}"
+
+    visit(inspect.unwrap(program))
+    return [*imports.values(), "", *found.values()]
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    inner = [names_in(c) for c in code.co_consts if inspect.iscode(c)]
+    return set(code.co_names).union(*inner)
