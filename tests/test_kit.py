@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 import torchloss.functional as T
 from torchloss import cli
-from torchloss.testing import CHECKS, LOSSES, Problem, Unsupported, check_loss, inputs
+from torchloss.testing import CHECKS, DTYPES, LOSSES, Problem, Unsupported, check_loss, inputs
+from torchloss.testing.script import literal
 
 FAST = ["values", "edges"]
 
@@ -189,3 +190,15 @@ def test_every_check_says_what_it_promises():
         assert check.promise.endswith((".", ")")) and len(check.promise) < 110, check.name
     assert Problem(F.mse_loss, "mse_loss", ()).main == torch.float64
     assert T.__all__
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x, lambda x: x.t(), lambda x: x[:1].expand(3, 4), lambda x: x[:, 1:3], lambda x: x[:0]]
+)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64], ids=str)
+def test_a_tensor_as_code(view, dtype):
+    """The same numbers in the same places."""
+    x = view((torch.randn(3, 4, dtype=torch.float64) * 9).to(dtype)).requires_grad_(dtype.is_floating_point)
+    same = eval(literal(x), {"torch": torch})
+    assert torch.equal(x, same) and x.stride() == same.stride() and x.requires_grad == same.requires_grad
+    assert x.dtype == same.dtype

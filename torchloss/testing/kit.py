@@ -157,7 +157,7 @@ def check(
                 x, t = make()
                 wide = {k: v.double() if torch.is_tensor(v) else v for k, v in options.items()}
                 results = Trial(reference if callable(reference) else program, lambda: (exact(x), exact(t)), wide)
-                values, error = results._results(loss.reference)
+                values, error = results.results(loss.reference)
                 if error:
                     raise error
                 return values

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from .script import script
 from .trial import Failure, Trial
 
 SIGNS = {"pass": "pass", "wrong": "FAIL (wrong)", "raises": "FAIL (raises)", "not applicable": "n/a"}
@@ -28,8 +29,8 @@ class Row(NamedTuple):
     seconds: float = 0.0
 
     def failed(self, failure: Failure, trial: Trial, fn: Callable, name: str) -> Row:
-        script = trial.script(fn, name)
-        return self._replace(outcome=failure.kind, detail=failure.detail, where=trial.where, reproduction=script)
+        shown = script(trial, fn, name)
+        return self._replace(outcome=failure.kind, detail=failure.detail, where=trial.where, reproduction=shown)
 
 
 def versions() -> dict[str, str]:
