@@ -1,16 +1,11 @@
-"""Where the numbers lie in memory and how many there are changes nothing, and the caller's tensors stay as they are."""
-
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+"""Where the numbers lie in memory changes nothing, and the caller's tensors stay as they are."""
 
 import pytest
 import torch
+from calls import class_dim, compute, same_bits, sample
 from torch.testing import assert_close
 
-import torchloss.functional
-from torchloss.testing.losses import DEVICES, LOSSES, NEW
+from torchloss.testing.losses import DEVICES, LOSSES
 
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 each_device = pytest.mark.parametrize("device", DEVICES)
@@ -65,33 +60,6 @@ VIEWS = (
     first_expanded,
     last_expanded,
 )
-
-
-def class_dim(loss, dims):
-    return dims - 1 if loss.family == "map" or loss.name in NEW else 1
-
-
-def sample(loss, shape, device="cpu", dtype=torch.float64, seed=0):
-    x, t = loss.sample(shape, seed)
-    move = lambda a: a.to(device, dtype) if a.is_floating_point() else a.to(device)  # noqa: E731
-    return move(x), None if t is None else move(t)
-
-
-def compute(loss, x, t, reduction="none", grad=None):
-    """The value and the gradients, of leaves that lie where x and t do."""
-    x = x.detach().requires_grad_()
-    t = None if t is None else t.detach().requires_grad_(loss.target_grad)
-    value = loss.ours(x, t, reduction)
-    if grad is None:
-        grad = torch.linspace(-1, 2, max(value.numel(), 1), dtype=torch.float64)[: value.numel()]
-        grad = grad.to(value).reshape(value.shape)
-    value.backward(grad)
-    return [a for a in (value.detach(), x.grad, t.grad if loss.target_grad else None) if a is not None]
-
-
-def same_bits(a, b):
-    pairs = zip(a, b, strict=True)
-    return all(torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8)) for x, y in pairs)
 
 
 @each_device
@@ -191,31 +159,6 @@ def test_nan_stays_where_it_is(loss, device):
             assert torch.equal(clean[elsewhere], dirty[elsewhere])
 
 
-LARGE = {"pointwise": (100_001,), "rowwise": (300, 331), "map": (300, 331)}
-
-
-@each_device
-@each_loss
-def test_the_same_bits_every_time(loss, device):
-    """On any number of threads, and while others do the same."""
-    x, t = sample(loss, LARGE[loss.family], device, torch.float32)
-    results = {r: compute(loss, x, t, r) for r in loss.reductions}
-
-    def again(_=None):
-        return all(same_bits(results[r], compute(loss, x, t, r)) for r in results)
-
-    assert all(again() for _ in range(3))
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            assert again(), threads
-    finally:
-        torch.set_num_threads(before)
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(again, range(16)))
-
-
 @each_device
 @each_loss
 def test_backward_again(loss, device):
@@ -242,88 +185,3 @@ def test_what_backward_needs_may_not_change(loss, device):
             continue
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             value.sum().backward()
-
-
-PARITY = """
-import hashlib, torch
-from torchloss.testing.losses import LOSSES, leaves
-from torch.testing import assert_close
-digest = hashlib.sha256()
-for loss in LOSSES:
-    for shape in ((7, 33), (4, 10, 6), (3, 1000)):
-        for dtype in (torch.float64, torch.float32):
-            results = []
-            for call, to in ((loss.ours, dtype), (loss.oracle, torch.float64)):
-                x, t = leaves(loss, *loss.sample(shape), to)
-                value = call(x, t, loss.reductions[-1])
-                value.backward(torch.linspace(1, 2, value.numel(), dtype=to).reshape(value.shape))
-                results.append([value.detach(), x.grad, *([t.grad] if loss.target_grad else [])])
-            for mine, right in zip(*results):
-                assert_close(mine, right.to(dtype), msg=lambda m: f"{loss} {shape}: {m}")
-                digest.update(mine.numpy().tobytes())
-print(digest.hexdigest())
-"""
-
-
-@pytest.fixture(scope="module")
-def digest():
-    """digest(level): of the results on one of the CPU's instruction sets."""
-    found = {}
-
-    def run(level):
-        if level not in found:
-            path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-            env = {**os.environ, "TORCHLOSS_CPU": level, "PYTHONPATH": path}
-            done = subprocess.run([sys.executable, "-c", PARITY], env=env, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            found[level] = done.stdout
-        return found[level]
-
-    return run
-
-
-@pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
-def test_each_instruction_set(level, digest):
-    """Each is right; and it was another that ran, for its sums are rounded elsewhere."""
-    has = torch.backends.cpu.get_cpu_capability()
-    if level != "default" and not has.startswith(level.upper()) and has != "AVX512":
-        pytest.skip(f"this processor has {has}")
-    assert level == "default" or digest(level) != digest({"avx2": "default", "avx512": "avx2"}[level])
-    digest(level)
-
-
-# More than 2^31 elements
-
-
-def test_sum_of_more_than_2_31_elements():
-    row = torch.linspace(-2, 2, 2**16 + 3)
-    x = row.expand(2**15 + 1, -1)
-    sum = torchloss.functional.mse_loss(x, torch.zeros(()).expand_as(x), reduction="sum")
-    assert x.numel() > 2**31
-    assert_close(sum.double(), (row.double() ** 2).sum() * len(x), rtol=1e-6, atol=0)
-
-
-def test_rows_of_more_than_2_31_elements():
-    row = torch.linspace(-2, 2, 2**15 + 1)
-    x, y = row.expand(2**16 + 3, -1), torch.tensor(len(row) - 1)
-    loss = torchloss.functional.cross_entropy(x, y.expand(len(x)))
-    assert x.numel() > 2**31
-    assert_close(loss.double(), row.double().logsumexp(0) - row[-1].double(), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("dim", [0, 1])
-@each_loss
-def test_strides_beyond_2_31(loss, dim):
-    """Three rows, or three classes, each a gigabyte and more from the next; only what is touched takes memory."""
-    x, t = sample(loss, (3, 40) if dim == 0 else (40, 3), dtype=torch.bfloat16)
-    far = 2**30 + 7
-    try:
-        places = [torch.empty(2 * far + 40, dtype=torch.bfloat16) for _ in range(2)]
-    except RuntimeError as error:
-        pytest.skip(f"no address space: {error}")
-    stride = (far, 1) if dim == 0 else (1, far)
-    x_ = places[0].as_strided(x.shape, stride).copy_(x)
-    t_ = places[1].as_strided(t.shape, stride).copy_(t) if t is not None and t.is_floating_point() else t
-    for reduction in loss.reductions:
-        for ours, dense in zip(compute(loss, x_, t_, reduction), compute(loss, x, t, reduction), strict=True):
-            assert_close(ours, dense)
