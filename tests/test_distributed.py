@@ -1,50 +1,232 @@
-"""DTensor on two processes: the sharded loss and gradient are those of the whole."""
+"""Two processes: the loss and the gradients are those of one process with all the data.
 
+One pair of processes runs all checks, each for each loss; the tests read what it found.
+"""
+
+import datetime
+import json
 import os
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+from torch.testing import assert_close
 
 from torchloss.testing.losses import FEW, leaves
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.distributed's own
-
-CASES = [(loss, r, d) for loss in FEW if not loss.weights for r in loss.reductions for d in (0, 1)]
+CHECKS = {}
 
 
-def shard_and_compare(rank: int, folder: str) -> None:
-    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+def check(capability, *losses):
+    """Names what a function shows, and for which losses."""
+
+    def register(f):
+        CHECKS[f.__name__] = f, capability, losses
+        return f
+
+    return register
+
+
+# DTensor
+
+
+@check("DTensor", *(loss for loss in FEW if not loss.weights))
+def dtensor(loss, rank):
+    from torch.distributed.tensor import init_device_mesh
 
     import torchloss.distributed  # noqa: F401
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    for loss, reduction, dim in CASES:
-        x, t = leaves(loss, *loss.sample((4, 6)))
-        y = loss.oracle(x, t, reduction)
-        grad = torch.linspace(1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
-        y.backward(grad)
+    for reduction in loss.reductions:
+        for dim in (0, 1):
+            shard_and_compare(loss, reduction, dim, mesh)
 
-        split = [Shard(dim)]
-        dx = distribute_tensor(x.detach(), mesh, split).requires_grad_()
-        dt = t
-        if t is not None:
-            rows = t.dim() < x.dim()
-            dt = distribute_tensor(t.detach(), mesh, [Replicate()] if rows and dim else split)
-        dy = loss.ours(dx, dt, reduction)
-        if dim == 0 and reduction != "mean":  # computed where it lies
-            assert dy.placements == ((Shard(0),) if reduction == "none" else (Partial(),)), loss
-        dy.full_tensor().backward(grad)
-        where = f"{loss} {reduction} dim {dim}"
-        torch.testing.assert_close(dy.full_tensor().detach(), y.detach(), msg=lambda m, w=where: f"{w}: {m}")
-        torch.testing.assert_close(dx.grad.full_tensor(), x.grad, msg=lambda m, w=where: f"{w}: {m}")
+
+def shard_and_compare(loss, reduction, dim, mesh):
+    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+
+    x, t = leaves(loss, *loss.sample((4, 6)))
+    y = loss.oracle(x, t, reduction)
+    grad = torch.linspace(1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
+    y.backward(grad)
+
+    split = [Shard(dim)]
+    dx = distribute_tensor(x.detach(), mesh, split).requires_grad_()
+    dt = t
+    if t is not None:
+        rows = t.dim() < x.dim()
+        dt = distribute_tensor(t.detach(), mesh, [Replicate()] if rows and dim else split)
+    dy = loss.ours(dx, dt, reduction)
+    if dim == 0 and reduction != "mean":  # computed where it lies
+        assert dy.placements == ((Shard(0),) if reduction == "none" else (Partial(),)), loss
+    dy.full_tensor().backward(grad)
+    where = f"{reduction} dim {dim}"
+    assert_close(dy.full_tensor().detach(), y.detach(), msg=lambda m: f"{where}: {m}")
+    assert_close(dx.grad.full_tensor(), x.grad, msg=lambda m: f"{where}: {m}")
+
+
+# Data parallel: both average the gradients over the processes. Hence a mean of equal shards is the mean; everywhere
+# else it takes sum / global count * processes, for a mean of means weighs the rows of a small shard more.
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5)).double()
+
+
+def data_parallel(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def fully_sharded(model):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def part(a, rank):
+    """The half of a batch, of ones that are as long: elements of equal weight then lie in the same places."""
+    return None if a is None else a.chunk(2)[rank]
+
+
+def batch(loss):
+    """Of 32 rows; of class indices every fifth is ignored: 4 in one half and 3 in the other."""
+    return loss.sample((32, 5))
+
+
+def total(loss, y):
+    """A loss that maps a row to a row, as a sum."""
+    return (y * torch.arange(5).cos()).sum() if loss.family == "map" else y
+
+
+def compare_gradients(actual, expected):
+    """In float64: a wrong count shows in the first digits, another order of the sums in the last ones."""
+    for a, b in zip(actual.parameters(), expected.parameters(), strict=True):
+        grad = a.grad.full_tensor() if hasattr(a.grad, "full_tensor") else a.grad
+        assert_close(grad, b.grad, rtol=1e-9, atol=1e-9 * b.grad.abs().max().item())
+
+
+def train_on_equal_means(loss, rank, wrap):
+    x, t = batch(loss)
+    if t is not None and not t.is_floating_point():
+        t = torch.arange(32) % 5
+    actual, expected = wrap(model()), model()
+    loss.ours(actual(part(x, rank)), part(t, rank), "mean").backward()
+    loss.oracle(expected(x), t, "mean").backward()
+    compare_gradients(actual, expected)
+
+
+def train_on_ragged_sums(loss, rank, wrap, ignored_on=None):
+    x, t = batch(loss)
+    if ignored_on is not None:
+        part(t, ignored_on).fill_(-100)
+    indices = t is not None and not t.is_floating_point()
+    count = (t != -100).sum() if indices else 32
+    actual, expected = wrap(model()), model()
+    y = loss.ours(actual(part(x, rank)), part(t, rank), "sum")
+    assert y.requires_grad
+    (total(loss, y) / count * 2).backward()
+    (total(loss, loss.oracle(expected(x), t, "sum")) / count).backward()
+    compare_gradients(actual, expected)
+
+
+MEANS = [loss for loss in FEW if "mean" in loss.reductions]
+INDICES = [loss for loss in FEW if loss.op in ("nll_loss", "cross_entropy")]
+
+
+@check("DDP", *MEANS)
+def ddp_mean_of_equal_shards(loss, rank):
+    train_on_equal_means(loss, rank, data_parallel)
+
+
+@check("DDP", *FEW)
+def ddp_sum_over_global_count(loss, rank):
+    train_on_ragged_sums(loss, rank, data_parallel)
+
+
+@check("DDP", *INDICES)
+def ddp_all_ignored_on_one_process(loss, rank):
+    """It takes part in the reduction all the same, else the other one would wait."""
+    train_on_ragged_sums(loss, rank, data_parallel, ignored_on=1)
+
+
+@check("DDP", *INDICES)
+def ddp_mean_of_nothing_on_one_process(loss, rank):
+    """The mean of no rows is NaN, as torch's; its gradient is 0."""
+    x, t = batch(loss)
+    part(t, 1).fill_(-100)
+    actual, expected = data_parallel(model()), model()
+    loss.ours(actual(part(x, rank)), part(t, rank), "mean").backward()
+    (loss.oracle(expected(part(x, 0)), part(t, 0), "mean") / 2).backward()
+    compare_gradients(actual, expected)
+
+
+@check("FSDP2", *MEANS)
+def fsdp2_mean_of_equal_shards(loss, rank):
+    train_on_equal_means(loss, rank, fully_sharded)
+
+
+@check("FSDP2", *FEW)
+def fsdp2_sum_over_global_count(loss, rank):
+    train_on_ragged_sums(loss, rank, fully_sharded)
+
+
+@check("FSDP2", *INDICES)
+def fsdp2_all_ignored_on_one_process(loss, rank):
+    train_on_ragged_sums(loss, rank, fully_sharded, ignored_on=0)
+
+
+# The processes
+
+
+def run_checks(rank, folder):
+    """Writes what failed; stops at the first failure, as the other process may wait in a collective of it."""
+    torch.set_num_threads(1)
+    wait = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=wait)
+    found = {}
+    for name, (f, _, losses) in CHECKS.items():
+        for loss in losses:
+            try:
+                f(loss, rank)
+                found[f"{name} {loss}"] = None
+            except Exception:
+                found[f"{name} {loss}"] = traceback.format_exc()
+            failed = torch.tensor(float(found[f"{name} {loss}"] is not None))
+            dist.all_reduce(failed)
+            Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process found: None, or a traceback."""
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONWARNINGS", "ignore")  # torch.distributed's own
+        mp.spawn(run_checks, args=(str(folder),), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_dtensor_on_two_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
-    mp.spawn(shard_and_compare, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize(
+    "name, loss",
+    [
+        pytest.param(name, loss, marks=pytest.mark.capability(capability), id=f"{name}-{loss}")
+        for name, (_, capability, losses) in CHECKS.items()
+        for loss in losses
+    ],
+)
+def test_on_two_processes(name, loss, found):
+    for rank in range(2):
+        assert found[rank][f"{name} {loss}"] is None, f"process {rank}: {found[rank][f'{name} {loss}']}"
