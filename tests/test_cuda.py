@@ -35,6 +35,7 @@ def test_sanitizer(loss, dtype):
         assert_close(x.grad.cpu(), x_.grad)
 
 
+@pytest.mark.capability("CUDA graphs")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_cuda_graph(loss):
     """Captured once, replayed on other numbers: no synchronisation, no allocation of its own."""
@@ -61,6 +62,7 @@ def test_cuda_graph(loss):
     assert torch.equal(replayed, x.grad)
 
 
+@pytest.mark.capability("the current stream")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_another_stream(loss):
     """The kernels run on the current stream: behind a slow copy into their input, they see what was copied."""
@@ -77,6 +79,7 @@ def test_another_stream(loss):
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.capability("same bits over runs")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_bit_identical_over_runs(loss):
     x, t = leaves(loss, *loss.sample((1000, 300)), torch.float32, "cuda")
@@ -84,6 +87,7 @@ def test_bit_identical_over_runs(loss):
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+@pytest.mark.capability("targets out of range")
 @pytest.mark.parametrize("bad", [10, -1, 2**40])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 def test_bad_target_poisons_its_row(name, bad):
@@ -99,6 +103,7 @@ def test_bad_target_poisons_its_row(name, bad):
         function(x, target)
 
 
+@pytest.mark.capability("a second GPU")
 def test_second_gpu():
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU")
@@ -109,6 +114,7 @@ def test_second_gpu():
     assert_close(loss.cpu(), torchloss.functional.cross_entropy(x.cpu(), target.cpu()))
 
 
+@pytest.mark.capability("2^31 + 10 elements in memory")
 @pytest.mark.slow
 def test_more_than_two_to_the_31():
     x = torch.zeros(2**31 + 10, dtype=torch.bfloat16, device="cuda")

@@ -176,7 +176,7 @@ def families():
     return found
 
 
-@pytest.mark.capability("spawned and forked processes")
+@pytest.mark.capability("spawned and forked processes", losses=FEW)
 def test_the_same_bits_in_other_processes():
     found = in_child("spawn", families, 120)
     assert found == dict.fromkeys(("forked first", "spawned", "forked, one thread"), digest())

@@ -52,17 +52,20 @@ def problem(loss):
     return loss, x, t, loss.reductions[-1]
 
 
+@pytest.mark.capability("10,000 steps in constant memory", losses=FEW)
 def test_ten_thousand_steps():
     problems = [problem(loss) for loss in FEW]
     check_growth(lambda i: compute(*problems[i % len(FEW)]), one_in=len(FEW))
 
 
+@pytest.mark.capability("10,000 steps in constant memory", losses=FEW)
 @pytest.mark.slow
 def test_ten_thousand_double_backwards():
     problems = [problem(loss) for loss in FEW]
     check_growth(lambda i: compute_twice(*problems[i % len(FEW)]), one_in=len(FEW))
 
 
+@pytest.mark.capability("10,000 steps in constant memory", losses=FEW)
 @pytest.mark.slow
 def test_ten_thousand_vmaps():
     problems = [problem(loss) for loss in FEW]
@@ -75,6 +78,7 @@ def test_ten_thousand_vmaps():
     check_growth(step, one_in=len(FEW))
 
 
+@pytest.mark.capability("10,000 errors in constant memory")
 def test_ten_thousand_errors():
     """From Python's checks, from the kernels' and from a backward of the wrong size."""
     _, x, t, _ = problem(next(loss for loss in FEW if loss.name == "cross_entropy"))
@@ -103,6 +107,7 @@ class Box:
         self.tensor = tensor.detach()  # not an output, whose graph would hold the box
 
 
+@pytest.mark.capability("backward frees the graph")
 @each_of_few
 def test_backward_frees_what_was_saved(loss):
     """At once, while the loss is still there and without the garbage collector; and so does dropping the loss."""

@@ -1,0 +1,52 @@
+"""Writes into pytest's report what a test shows, where and for which losses: see tools/what_works_where.py."""
+
+import pytest
+
+SHOWN = pytest.StashKey[set]()  # every capability that a collected test names
+
+
+def capability(item):
+    """The name of what the test shows, or None: from its marker, or from the name of its conformance check."""
+    marker = item.get_closest_marker("capability")
+    if marker:
+        return marker.args[0]
+    if item.path.stem in ("test_capabilities", "test_conformance") and hasattr(item, "callspec"):
+        device_or_check, _, rest = item.callspec.id.partition("-")  # [device-]check-loss
+        check = rest.partition("-")[0] if device_or_check in ("cpu", "cuda") else device_or_check
+        return check.replace("_", " ")
+    return None
+
+
+def losses(item):
+    """The rows of the table of losses that the test runs: its marker's, or its parameters."""
+    marker = item.get_closest_marker("capability")
+    if marker and "losses" in marker.kwargs:
+        return marker.kwargs["losses"]
+    return [p for p in item.callspec.params.values() if is_loss(p)] if hasattr(item, "callspec") else []
+
+
+def is_loss(parameter):
+    return hasattr(parameter, "family") and hasattr(parameter, "op")
+
+
+def device(item):
+    named = item.callspec.id.split("-") if hasattr(item, "callspec") else []
+    return "cuda" if "cuda" in named or item.get_closest_marker("cuda") else "cpu"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m capability` chooses
+def pytest_collection_modifyitems(config, items):
+    shown = config.stash.setdefault(SHOWN, set())
+    for item in items:
+        name = capability(item)
+        if name:
+            shown.add(name)
+            if not item.get_closest_marker("capability"):
+                item.add_marker(pytest.mark.capability(name))
+            item.user_properties += [("capability", name), ("device", device(item))]
+            item.user_properties += [("loss", str(loss)) for loss in losses(item)]
+
+
+@pytest.fixture
+def shown_capabilities(pytestconfig):
+    return pytestconfig.stash[SHOWN]
