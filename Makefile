@@ -21,7 +21,7 @@ ARGS ?=
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-abi build lint format bench clean
+.PHONY: help demo test test-slow test-abi build lint format bench docs clean
 
 ifeq ($(strip $(VENV)),)
   PY := $(PYTHON)
@@ -71,6 +71,10 @@ format: $(READY) ## format Python and C++
 
 bench: build ## run the benchmark
 	$(PY) -m torchloss bench $(ARGS)
+
+docs: build ## run what the tables of docs/ come from, and write them: half an hour
+	$(PY) tools/what_works_where.py
+	$(PY) -m torchloss.testing.matrix >docs/conformance.md
 
 clean: ## remove everything built, but not the virtual environment
 	rm -rf build dist *.egg-info torchloss/*.so .pytest_cache .ruff_cache .hypothesis

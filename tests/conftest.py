@@ -2,18 +2,22 @@
 
 import pytest
 
+from torchloss.testing import CHECKS
+
 SHOWN = pytest.StashKey[set]()  # every capability that a collected test names
 
 
+GROUPS = ("determinism", "autograd", "torch.func", "torch.compile")  # of the conformance kit: they are capabilities
+
+
 def capability(item):
-    """The name of what the test shows, or None: from its marker, or from the name of its conformance check."""
+    """The name of what the test shows, or None: from its marker, or that of its conformance check."""
     marker = item.get_closest_marker("capability")
     if marker:
         return marker.args[0]
-    if item.path.stem in ("test_capabilities", "test_conformance") and hasattr(item, "callspec"):
-        device_or_check, _, rest = item.callspec.id.partition("-")  # [device-]check-loss
-        check = rest.partition("-")[0] if device_or_check in ("cpu", "cuda") else device_or_check
-        return check.replace("_", " ")
+    if item.path.stem == "test_conformance":
+        name = item.callspec.params["name"]
+        return name.replace("_", " ") if CHECKS[name].group in GROUPS else None
     return None
 
 
