@@ -35,7 +35,7 @@ def read(file: Path) -> Iterator[Bug]:
     _, *hunks = file.read_text().split("\n@@ ")
     for hunk in hunks:
         head, *lines = hunk.rstrip("\n").split("\n")
-        name, precedent, what = re.fullmatch(r"(.+) \(([^()]+)\): (.+)", head).groups()
+        name, precedent, what = re.fullmatch(r"(.+?) \(([^()]+)\): (.+)", head).groups()
         old, new = ("\n".join(line[1:] for line in lines if line[:1] != other) for other in "+-")
         yield Bug(name, file.stem.split("-")[0], precedent, old, new, what)
 

@@ -39,12 +39,12 @@ def cross_entropy(
         q = q.movedim(1, -1) if q.dim() > 1 else q
         t, w, a = None, None, wide(q) * (1 - label_smoothing) + label_smoothing / max(classes, 1)
         if weights:
-            a = a * weights[0]
+            a = a * wide(weights[0])
     else:
         t, a = target.long().reshape(x.shape[:-1]), None
         w = None if weight is None else weight.expand(x.shape)
         if label_smoothing > 0:
-            a = torch.full_like(wide(x), label_smoothing / max(classes, 1)) * (1 if w is None else w)
+            a = torch.full_like(wide(x), label_smoothing / max(classes, 1)) * (1 if w is None else wide(w))
     if classes == 0 and (t is None or t.numel() == 0):
         loss, w_y = wide(x).sum(-1), torch.ones_like(wide(x).sum(-1))
     elif torch.compiler.is_compiling():
