@@ -33,9 +33,9 @@ def refuse(input, target, weight, ignore_index, reduction, smoothing):
 
 def refuse_target(input, target):
     rows = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
-    if input.dim() > 1 and (target.dim() == 0 or len(input) != len(target)):
-        got = len(target) if target.dim() else 0
-        raise ValueError(f"Expected input batch_size ({len(input)}) to match target batch_size ({got}).")
+    if input.dim() > 1 and (target.dim() == 0 or input.shape[0] != target.shape[0]):
+        got = target.shape[0] if target.dim() else 0
+        raise ValueError(f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({got}).")
     if target.shape != rows and (input.dim() > 1 or target.shape != (1,)):
         if input.dim() == 1 and target.dim() == 1:
             raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {len(target)}")

@@ -27,7 +27,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    if torch.is_autocast_enabled(input.device.type):
+    if not input.is_meta and torch.is_autocast_enabled(input.device.type):
         input, target, weight = (in_float32(a) for a in (input, target, weight))
     refuse(input, target, weight, ignore_index, reduction, label_smoothing)
     x = input.movedim(1, -1) if input.dim() > 1 else input
@@ -47,7 +47,7 @@ def cross_entropy(
             a = torch.full_like(wide(x), label_smoothing / max(classes, 1)) * (1 if w is None else wide(w))
     if classes == 0 and (t is None or t.numel() == 0):
         loss, w_y = wide(x).sum(-1), torch.ones_like(wide(x).sum(-1))
-    elif torch.compiler.is_compiling():
+    elif torch.compiler.is_compiling() or input.is_meta:
         loss, w_y = traced(x, t, w, a, ignore_index, label_smoothing)
     else:
         loss, w_y, *_ = RowLoss.apply(x, t, w, a, ignore_index, label_smoothing)
@@ -70,6 +70,8 @@ def wide(x):
 
 def fixed_sum(x):
     """In an order that no number of threads changes: chunk by chunk."""
+    if torch.compiler.is_compiling():
+        return x.sum()
     x = x.flatten()
     x = torch.nn.functional.pad(x, (0, -x.shape[0] % CHUNK))
     return x.unflatten(0, (-1, CHUNK)).sum(1).sum() if x.shape[0] else x.sum()
@@ -118,11 +120,12 @@ def factors(x, t, a, w_y, ignore_index, smoothing):
 
 
 def slope(x, full, leader, rest):
-    """A p_j - a_j; for the leader, whose p is 1 - rest / s, without the difference of numbers near 1."""
+    """A p_j - a_j; for the leader, whose p - 1 is -rest / s, without the difference of numbers near 1."""
     rest, mass = rest.unsqueeze(-1), full.sum(-1, keepdim=True)
     p = (x - x.gather(-1, leader)).exp() / (1 + rest)
     others = full.scatter(-1, leader, 0).sum(-1, keepdim=True)
-    return (mass * p - full).scatter(-1, leader, others - mass * (rest / (1 + rest)))
+    lead = (others - full.gather(-1, leader) * rest) / (1 + rest)
+    return (mass * p - full).scatter(-1, leader, lead)
 
 
 def rest_at_once(x, leader):

@@ -30,7 +30,7 @@ def huber_loss(
             stacklevel=2,
         )
     given = [input, target, *[weight] * (weight is not None)]
-    if torch.is_autocast_enabled(input.device.type):
+    if not input.is_meta and torch.is_autocast_enabled(input.device.type):
         given = [in_float32(a) for a in given]
     dtype = fold(torch.promote_types, (a.dtype for a in given))
     if dtype not in TYPES:
