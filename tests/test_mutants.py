@@ -10,12 +10,9 @@ from test_edge_cases import equal, outcome
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
-import torchloss.testing
+from torchloss.testing import check_loss
 from torchloss.testing.edge_cases import CASES
 from torchloss.testing.losses import LOSSES, REDUCTIONS, leaves
-
-check_loss = getattr(torchloss.testing, "check_loss", None)
-needs_kit = pytest.mark.skipif(check_loss is None, reason="torchloss.testing has no check_loss")
 
 
 class StandIns:
@@ -103,14 +100,14 @@ def test_bug_is_in_its_place(bug):
     assert mutant(bug)(x, t).shape == ()
 
 
-@needs_kit
+@pytest.mark.slow
 @each_like
 def test_kit_passes_the_stand_in(like):
-    failures = check_loss(getattr(StandIns, like), like=like).failures
-    assert not failures, "\n".join(f"{row.name}: {row.detail}" for row in failures)
+    report = check_loss(getattr(StandIns, like), like=like)
+    assert report, "\n".join(f"{row.name}: {row.detail} [{row.where}]" for row in report.failures)
 
 
-@needs_kit
+@pytest.mark.slow
 @each_bug
 def test_kit_kills(bug):
     assert check_loss(mutant(bug), like=bug.like, stop_at_first_failure=True).failures, f"it lives: {bug.what}"
