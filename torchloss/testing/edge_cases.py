@@ -160,6 +160,12 @@ CLASSES = [
         refused(f"{d} target", RuntimeError, "expected target dtype to be Long or Byte", target=Y.to(d))
         for d in (torch.int16, torch.bool, torch.float64)
     ),
+    refused(
+        "a longer target",
+        ValueError,
+        "Expected input batch_size (2) to match target batch_size (3).",
+        target=Y.repeat(2)[:3],
+    ),
     refused("batch sizes", ValueError, "Expected input batch_size (2) to match target batch_size (1).", target=Y[:1]),
     refused(
         "target size",
@@ -235,6 +241,11 @@ REGRESSION = [
             ("huber_loss", "delta", -1.0),
             ("smooth_l1_loss", "beta", -1.0),
         )
+    ),
+    *(
+        regression(f"a difference of {big:g}", f, tensor([big, -big]), tensor([0.0, 0.0]), value=2 * big, grad=[1, -1])
+        for f in ("huber_loss", "smooth_l1_loss", "l1_loss")
+        for big in (1e30, inf)
     ),
     regression("at 0", "l1_loss", [1.0], [1.0], value=0, grad=[0]),
     regression("at delta", "huber_loss", [0.5, -0.5], [0.0, 0.0], options={"delta": 0.5}, value=0.25, grad=[0.5, -0.5]),

@@ -64,9 +64,9 @@ def inputs(loss: Loss, shape, dtype, device, seed=0, batch=0, leaves=True, targe
 
 
 def exact(x: Tensor | None) -> Tensor | None:
-    """The same number in float64, as a leaf of its own."""
+    """The same numbers in float64, as a leaf of their own, or as int64."""
     if x is None or not x.is_floating_point():
-        return x
+        return x if x is None else x.long()
     return x.detach().double().requires_grad_(x.requires_grad)
 
 
@@ -155,7 +155,7 @@ def check(
 
             def expected(_):
                 x, t = make()
-                wide = {k: v.double() if torch.is_tensor(v) else v for k, v in options.items()}
+                wide = {k: exact(v) if torch.is_tensor(v) else v for k, v in options.items()}
                 results = Trial(reference if callable(reference) else program, lambda: (exact(x), exact(t)), wide)
                 values, error = results.results(loss.reference)
                 if error:

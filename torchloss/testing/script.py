@@ -25,7 +25,10 @@ def script(trial: Trial, fn: Callable, name: str) -> str:
     lines = ["import torch", "from math import inf, nan", imported(fn, name), ""]
     lines += [*sources(trial.program), trial.big or inputs_of(trial), ""]
     call = ", ".join(["x", *["t"] * (trial.make()[1] is not None), *(f"{k}={v}" for k, v in options_of(trial, lines))])
-    lines += ["def f(x, t):", f"    return {name}({call})", "", f"print({trial.program.__name__}(f, x, t))"]
+    lines += ["def f(x, t):", f"    return {name}({call})", ""]
+    if "f.options" in inspect.getsource(trial.program):
+        lines += [f"f.options = {{{', '.join(f'{k!r}: {v}' for k, v in options_of(trial, []))}}}", ""]
+    lines += [f"print({trial.program.__name__}(f, x, t))"]
     outcome = f"raises {type(error).__name__}: {first_lines(error)}" if error else describe(results)
     lines += [comment("is:        " + outcome)]
     if trial.error is not None:

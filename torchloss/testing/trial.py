@@ -47,6 +47,7 @@ class Trial:
     where: str = ""
     dtype: torch.dtype | None = None  # of the results; that of what is expected otherwise
     tolerance: Callable[[Tensor, Tensor], Tensor] | None = None  # of (ours, exact): how far each entry may be off
+    warns: str | None = None  # how a warning must begin
     big: str | None = None  # the code that makes the inputs, where they are too large to print
 
     def run(self, fn: Callable) -> None:
@@ -66,16 +67,19 @@ class Trial:
                 self._compare(f"result {i}: " if len(results) > 1 else "", mine, right)
 
     def results(self, fn: Callable) -> tuple[list, Exception | None]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             try:
-                return flat(self.program(bound(fn, self.options), *self.make())), None
+                results = flat(self.program(bound(fn, self.options), *self.make()))
             except Unsupported:
                 raise
             except Exception as error:
                 if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                     raise Unsupported(str(error)) from error
                 return [], error
+        if self.warns and not any(str(w.message).startswith(self.warns) for w in caught):
+            return [], AssertionError(f"no warning that begins with: {self.warns}")
+        return results, None
 
     def expectation(self, results: list) -> list:
         with warnings.catch_warnings():
@@ -107,6 +111,7 @@ def bound(fn: Callable, options: dict[str, Any]) -> Callable:
     def f(x: Tensor, t: Tensor | None = None) -> Tensor:
         return fn(x, **options) if t is None else fn(x, t, **options)
 
+    f.options = options
     return f
 
 

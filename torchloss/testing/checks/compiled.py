@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..kit import check
 from ..trial import Unsupported
 from .autograd import batch_dims, gradient_of_each, value_and_gradient, weighted
+from .precision import of, one_rounding, rows_exist
 
 
 def graphs(**options):
@@ -42,6 +43,13 @@ def compile_to_one_graph(f, x, t):
 def compile_eager_backend(f, x, t):
     """torch.compile(fullgraph=True), backward by autograd."""
     return value_and_gradient(compiled(f, "eager"), x, t)
+
+
+@graphs(dtypes=of(torch.bfloat16), where=rows_exist, reference=value_and_gradient, tolerance=one_rounding)
+def compile_in_bfloat16(f, x, t):
+    """A compiled loss of 16-bit numbers rounds no more than an eager one."""
+    torch._dynamo.reset()
+    return value_and_gradient(torch.compile(f, fullgraph=True, backend="aot_eager"), x, t)
 
 
 @graphs(dtypes=float32_first, reference=scaled_value_and_gradient, slow=True)

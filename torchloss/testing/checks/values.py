@@ -1,17 +1,15 @@
-"""Values and gradients: for every size, dtype and option, at the edges and far from them."""
+"""Values and gradients: for every size, option and kind of target."""
 
-import math
+import functools
 from collections.abc import Iterator
 
 import torch
 
-from ..edge_cases import CASES, matches
-from ..kit import SHAPES, Problem, check
-from ..trial import Trial
+from ..kit import SHAPES, Problem, check, exact, inputs
+from ..losses import Loss
+from ..trial import Trial, bound
 
 ZOO = [(3, c) for c in (2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 257, 1017, 4097, 65537)]
-EMPTY = [(0, 5), (0, 5, 3), (2, 0, 5), (2, 5, 0), (0,)]
-UNIT = {torch.float64: 2**-53, torch.float32: 2**-24, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
 def upstream(y):
@@ -49,187 +47,107 @@ def every_width(f, x, t):
     return y, x.grad
 
 
-def rows_exist(loss):
-    return loss.family != "map"
+def like_torch(p: Problem, program, loss: Loss, make, where: str) -> Iterator[Trial]:
+    """Trials whose inputs are made by hand."""
+    for reduction in loss.reductions:
+        options = loss.options(make()[0].shape, reduction, p.main, p.device)
+
+        def expected(_, options=options):
+            wide = {k: exact(v) if torch.is_tensor(v) else v for k, v in options.items()}
+            return program(bound(loss.reference, wide), *map(exact, make()))
+
+        yield Trial(program, make, options, expected, where=f"{loss}, reduction={reduction}, {where}", dtype=p.main)
 
 
-@check("values", shapes=EMPTY[:2])
+BROADCAST = ("l1_loss", "mse_loss", "huber_loss", "smooth_l1_loss", "kl_div")
+
+
+def broadcasts(p: Problem) -> Iterator[Trial]:
+    for loss in p.losses if p.like in BROADCAST else ():
+        for a, b in (((3, 1), (4,)), ((4,), (3, 1))) if not loss.weights else ():
+
+            def make(loss=loss, a=a, b=b):
+                (x, _), (_, t) = (inputs(loss, shape, p.main, p.device) for shape in (a, b))
+                return x, t.requires_grad_()
+
+            yield from like_torch(p, broadcast, loss, make, f"{a} against {b}")
+
+
+@check("values", trials=broadcasts)
+def broadcast(f, x, t):
+    """Sizes that broadcast: torch's value, and gradients of the inputs' sizes."""
+    y = f(x, t)
+    y.backward(upstream(y))
+    return y, x.grad, t.grad
+
+
+NO_WEIGHT_GRADIENT = (
+    "cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)  # in torch; the first two of class indices
+
+
+def weights_as_leaves(p: Problem) -> Iterator[Trial]:
+    for loss in p.losses:
+        if "weight" in loss.weights and loss.op not in NO_WEIGHT_GRADIENT:
+            make = functools.partial(inputs, loss, (4, 5), p.main, p.device)
+            for trial in like_torch(p, gradient_of_the_weight, loss, make, ""):
+                trial.options["weight"].requires_grad_()
+                yield trial
+
+
+@check("values", trials=weights_as_leaves)
+def gradient_of_the_weight(f, x, t):
+    """A weight that requires a gradient gets torch's."""
+    y = f(x, t)
+    return torch.autograd.grad(y, f.options["weight"], upstream(y))
+
+
+def with_masked_classes(p: Problem) -> Iterator[Trial]:
+    for loss in p.losses if p.like in ("cross_entropy", "softmax", "log_softmax") else ():
+        if loss.target_grad or "label_smoothing" in loss.params:
+            continue  # 0 times infinity
+
+        def make(loss=loss):
+            x, t = inputs(loss, (3, 500), p.main, p.device, leaves=False)
+            x[:, 20:400] = -torch.inf
+            return x.requires_grad_(), t if t is None else torch.where(t < 0, t, t % 20)
+
+        yield from like_torch(p, masked_classes, loss, make, "classes 20 to 399 are -inf")
+
+
+@check("values", trials=with_masked_classes)
+def masked_classes(f, x, t):
+    """Hundreds of neighbouring classes masked with -inf: the others as without them."""
+    y = f(x, t)
+    y.backward(upstream(y))
+    return y, x.grad
+
+
+def with_narrow_targets(p: Problem) -> Iterator[Trial]:
+    for loss in p.losses if p.like in ("cross_entropy", "nll_loss") else ():
+        if not loss.target_grad:
+
+            def make(loss=loss):
+                x, _ = inputs(loss, (4, 250), p.main, p.device)
+                return x, torch.tensor([0, 127, 128, 249], dtype=torch.uint8, device=p.device)
+
+            yield from like_torch(p, targets_of_a_byte, loss, make, "targets 0, 127, 128, 249")
+
+
+@check("values", trials=with_narrow_targets)
+def targets_of_a_byte(f, x, t):
+    """Class indices as uint8, beyond 127 too."""
+    y = f(x, t)
+    y.backward(upstream(y))
+    return y, x.grad
+
+
+@check("values", shapes=[(0, 5), (0, 5, 3)])
 def empty(f, x, t):
     """A batch of nothing: a sum of 0, a mean of NaN, a gradient of no numbers."""
     y = f(x, t)
     y.sum().backward()
     return y, x.grad
-
-
-def of(dtype):
-    return lambda p: [dtype] if dtype in p.dtypes else []
-
-
-def one_rounding(mine, exact):
-    """One rounding to the dtype, float32's few inside, and its subnormals."""
-    scale = exact.abs().nan_to_num(0, 0, 0)
-    top = scale.max() if scale.numel() else 0
-    if mine.dtype == torch.float32:
-        return 32 * UNIT[torch.float32] * (scale + top)
-    return (
-        1.01 * UNIT[mine.dtype] * scale
-        + 32 * UNIT[torch.float32] * top
-        + torch.finfo(mine.dtype).smallest_normal * 2**-10
-    )
-
-
-def rounded(dtype):
-    return dict(shapes=[(3, 5), (4, 1000), (4, 10, 6), (3, 20000)], dtypes=of(dtype), tolerance=one_rounding)
-
-
-@check("precision", **rounded(torch.float32))
-def float32(f, x, t):
-    """float32: value and gradient are those of float64 but for a few roundings."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
-
-
-@check("precision", **rounded(torch.bfloat16))
-def bfloat16(f, x, t):
-    """bfloat16: the value is that of float64, rounded once."""
-    return f(x, t)
-
-
-@check("precision", **rounded(torch.float16))
-def float16(f, x, t):
-    """float16: the value is that of float64, rounded once."""
-    return f(x, t)
-
-
-@check("precision", **rounded(torch.bfloat16), where=rows_exist)
-def bfloat16_gradient(f, x, t):
-    """bfloat16: the gradient is that of float64, rounded once."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad
-
-
-@check("precision", **rounded(torch.float16), where=rows_exist)
-def float16_gradient(f, x, t):
-    """float16: the gradient is that of float64, rounded once."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad
-
-
-@check(
-    "precision",
-    shapes=[(4096, 100)],
-    dtypes=lambda p: [d for d in p.dtypes if d.itemsize == 2],
-    where=lambda loss: loss.family != "map" and not loss.weights,
-    tolerance=one_rounding,
-)
-def sums_of_16_bit_numbers(f, x, t):
-    """Sums and means of many 16-bit numbers do not stop growing: only the result is rounded."""
-    return f(x, t)
-
-
-# Exactness: one leads the others, which are equal, by a margin. What comes of it is known in closed form.
-
-
-def leader(n, m):
-    """The loss and the leader's gradient, by name of the loss and class of the target."""
-    rest = (n - 1) * math.exp(-m)
-    s, log_s = 1 + rest, math.log1p(rest)
-    return {
-        ("cross_entropy", 0): (log_s, -rest / s),
-        ("cross_entropy", 1): (m + log_s, 1 / s),
-        ("softmax_entropy", None): (log_s + m * rest / s, -m * rest / s**2),
-        ("log_softmax", None): (-log_s, rest / s),
-        ("binary_cross_entropy_with_logits", 1.0): (math.log1p(math.exp(-m)), -math.exp(-m) / (1 + math.exp(-m))),
-    }
-
-
-def margins(p: Problem) -> Iterator[Trial]:
-    for m in (0, 1, 10, 17, 30, 80):
-        for n in (3, 33, 1000):
-            for (name, y), (value, slope) in leader(n, m).items():
-                for dtype in p.dtypes if name == p.like else ():
-                    if dtype == torch.float64 or (name == "log_softmax" and dtype.itemsize == 2):
-                        continue  # the closed form is rounded itself; the output is saved rounded
-                    yield margin_trial(p, name, y, n, m, dtype, value, slope)
-
-
-def margin_trial(p, name, y, n, m, dtype, value, slope):
-    def make():
-        x = torch.zeros(1, n, dtype=dtype, device=p.device)
-        x[0, 0] = m
-        t = None if y is None else torch.tensor([y], device=p.device)
-        if isinstance(y, float):
-            x, t = x[0, :1].contiguous(), t.to(dtype)
-        return x.requires_grad_(), t
-
-    def tolerance(mine, exact):
-        allowed = UNIT[mine.dtype] * (8 + m if mine.dtype == torch.float32 else 1.01) * exact.abs()
-        return allowed + (2**-25 if mine.dtype == torch.float16 else 0)
-
-    program = exact_of_log_softmax if name == "log_softmax" else exact_at_any_margin
-    options = {"dim": 1} if name == "log_softmax" else {"reduction": "sum"}
-    expected = [torch.tensor(v, dtype=torch.float64) for v in (value, slope)]
-    where = f"{n} classes, margin {m}, target {y}, {dtype}"
-    return Trial(program, make, options, lambda _: expected, where=where, dtype=dtype, tolerance=tolerance)
-
-
-def exact_of_log_softmax(f, x, t):
-    y = f(x)[0, 0]
-    y.backward()
-    return y, x.grad[0, 0]
-
-
-@check("precision", trials=margins)
-def exact_at_any_margin(f, x, t):
-    """Loss and gradient are right to rounding however far the right class leads, where torch's round to 0."""
-    y = f(x, t)
-    y.backward()
-    return y, x.grad.flatten()[0]
-
-
-# The table of edge cases
-
-
-def edges(p: Problem) -> Iterator[Trial]:
-    for case in CASES:
-        if case.function != p.like or (case.error and p.device != "cpu" and case.error[0] is IndexError):
-            continue
-        if case.input.dtype in (torch.float64, torch.float32, torch.float16) and case.input.dtype not in p.dtypes:
-            continue
-        if getattr(p.fn, "finite_only", False) and not case.input.isfinite().all():
-            continue
-
-        def make(case=case):
-            x, t = (None if a is None else a.detach().to(p.device, copy=True) for a in (case.input, case.target))
-            if x.is_floating_point():
-                x.requires_grad_()
-            if case.target_grad is not None:
-                t.requires_grad_()
-            return x, t
-
-        def expected(results, case=case):
-            return [
-                None if right is None else matches(mine, right)
-                for mine, right in zip(results, (case.value, case.grad, case.target_grad), strict=True)
-            ]
-
-        options = {k: v.to(p.device) if torch.is_tensor(v) else v for k, v in case.options.items()}
-        error = case.error and case.error[0]
-        yield Trial(edge, make, options, expected, error, where=case.name, tolerance=edge_tolerance)
-
-
-def edge_tolerance(mine, exact):
-    """Zeros are exact."""
-    return max(torch.finfo(mine.dtype).eps * 16, 1e-12) * exact.abs().nan_to_num(0, 0, 0)
-
-
-@check("edges", trials=edges, row_each=True)
-def edge(f, x, t):
-    """torch's value and gradient, or its exception."""
-    y = f(x, t)
-    if y.requires_grad:
-        y.sum().backward()
-    return y, x.grad, None if t is None else t.grad
