@@ -1,6 +1,7 @@
-"""Writes into pytest's report what a test shows, where and for which losses: see tools/what_works_where.py."""
+"""Fixtures, and in pytest's report what a test shows, where and for which losses: see tools/what_works_where.py."""
 
 import pytest
+import torch
 
 from torchloss.testing import CHECKS
 
@@ -54,3 +55,12 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def shown_capabilities(pytestconfig):
     return pytestconfig.stash[SHOWN]
+
+
+@pytest.fixture
+def one_thread():
+    """The processes of the tests share the cores; checks about threads set their own number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,11 +1,12 @@
 """The conformance kit, put to torchloss's own losses."""
 
 import pytest
-import torch
 
 import torchloss.functional
 from torchloss.testing import CHECKS, Problem
 from torchloss.testing.losses import DEVICES, FEW, LOSSES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cases():
@@ -15,15 +16,6 @@ def cases():
             for loss in {row.name: row for row in rows}.values() if check.row_each else rows:
                 marks = pytest.mark.slow if check.slow else ()
                 yield pytest.param(device, name, loss, id=f"{device}-{name}-{loss}", marks=marks)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The processes of the tests share the cores; the checks about threads set their own number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("device, name, loss", list(cases()))

@@ -14,6 +14,8 @@ from torchloss.testing import check_loss
 from torchloss.testing.edge_cases import CASES
 from torchloss.testing.losses import LOSSES, REDUCTIONS, leaves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class StandIns:
     cross_entropy = staticmethod(cross_entropy)
@@ -104,10 +106,18 @@ def test_bug_is_in_its_place(bug):
 @each_like
 def test_kit_passes_the_stand_in(like):
     report = check_loss(getattr(StandIns, like), like=like)
-    assert report, "\n".join(f"{row.name}: {row.detail} [{row.where}]" for row in report.failures)
+    assert report, report
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("like, check", sorted({(bug.like, bug.check) for bug in BUGS}))
+def test_check_passes_the_stand_in(like, check):
+    """Without the bug there is nothing to find: it is the bug that a check finds below."""
+    report = check_loss(getattr(StandIns, like), like=like, only=[check])
+    assert report, report
+
+
 @each_bug
 def test_kit_kills(bug):
-    assert check_loss(mutant(bug), like=bug.like, stop_at_first_failure=True).failures, f"it lives: {bug.what}"
+    """If this check no longer finds it, `check_loss` with all of them tells which one does; none: the kit lacks one."""
+    report = check_loss(mutant(bug), like=bug.like, only=[bug.check])
+    assert report.failures, f"{bug.check} lets it live: {bug.what}"

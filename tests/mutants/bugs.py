@@ -2,7 +2,7 @@
 
 They stand in the files *.diff, named after the loss whose stand-in they change:
 
-    @@ name (the report of such a bug: repository#number): what goes wrong
+    @@ name (the report of such a bug: repository#number): what goes wrong -> the check that finds it
     -lines of the stand-in, which occur once
     +what they become
 """
@@ -26,6 +26,7 @@ class Bug(NamedTuple):
     old: str
     new: str
     what: str  # goes wrong
+    check: str  # of the conformance kit, which finds it
 
     def __str__(self) -> str:
         return f"{self.like}: {self.name}"
@@ -35,9 +36,9 @@ def read(file: Path) -> Iterator[Bug]:
     _, *hunks = file.read_text().split("\n@@ ")
     for hunk in hunks:
         head, *lines = hunk.rstrip("\n").split("\n")
-        name, precedent, what = re.fullmatch(r"(.+?) \(([^()]+)\): (.+)", head).groups()
+        name, precedent, what, check = re.fullmatch(r"(.+?) \(([^()]+)\): (.+) -> (\w+)", head).groups()
         old, new = ("\n".join(line[1:] for line in lines if line[:1] != other) for other in "+-")
-        yield Bug(name, file.stem.split("-")[0], precedent, old, new, what)
+        yield Bug(name, file.stem.split("-")[0], precedent, old, new, what, check)
 
 
 BUGS = [bug for file in sorted(FOLDER.glob("*.diff")) for bug in read(file)]
