@@ -54,11 +54,13 @@ struct Rows {
       if (d == dim) continue;
       dims.push_back(d);
       shape.push_back(t.size(d));
+      STD_TORCH_CHECK(t.size(d) == 0 || rows <= INT64_MAX / t.size(d), op, ": more than 2^63 rows");
       rows *= t.size(d);
     }
   }
   RowStream stream(const Tensor& t) const {
-    return {t.numel() > 0 ? t.data_ptr() : nullptr, 0, t.stride(dim), Layout::of(t, dims)};
+    // The stride of a single class can be anything.
+    return {t.numel() > 0 ? t.data_ptr() : nullptr, 0, classes > 1 ? t.stride(dim) : 1, Layout::of(t, dims)};
   }
   RowStream stream(const MaybeTensor& t, double fill) const { return t ? stream(*t) : RowStream{nullptr, fill, 0, {}}; }
   Sizes stacked(int64_t k) const {
@@ -98,7 +100,7 @@ struct RowLoss {
       }
       if (weight) {
         check.tensor(*weight, "weight", {rows.classes});
-        args.weight = weight->const_data_ptr(), args.weight_stride = weight->stride(0);
+        args.weight = weight->const_data_ptr(), args.weight_stride = rows.classes > 1 ? weight->stride(0) : 1;
       }
       set_parameter(parameter);
     }
@@ -241,7 +243,7 @@ struct RowMap {
     RowArgs a;
     a.dtype = check.input.scalar_type();
     a.device = check.input.get_device_index();
-    a.rows = rows.rows, a.classes = rows.classes;
+    a.rows = rows.classes ? rows.rows : 0, a.classes = rows.classes;  // rows of nothing: any number at no cost
     return a;
   }
   static Tensor forward(Tensor input, int64_t dim) {

@@ -1,5 +1,6 @@
 #pragma once
 // What both families need of a tensor, on top of the stable ABI: checks, layouts and the dispatch on dtypes.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -63,18 +64,38 @@ inline std::string text(const Sizes& sizes) {
   return s + "]";
 }
 
+// Storage can shrink after its tensor was made: untyped_storage().resize_(0) is how sharding frees memory.
+inline bool in_storage(const Tensor& t) {
+  if (t.numel() == 0) return true;
+  int64_t bytes = 0, last = t.storage_offset();
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &bytes));
+  const auto size = t.sizes(), stride = t.strides();
+  for (size_t d = 0; d < size.size(); ++d) last += (size[d] - 1) * stride[d];
+  return last < bytes / static_cast<int64_t>(t.element_size());
+}
+
 // An op is a security boundary: it trusts no argument. Names are those of the schema.
 struct Check {
   const char* op;
   const Tensor& input;
 
   Check(const char* op, const Tensor& input) : op(op), input(input) {
+    defined(input, "input");
     dispatch_floating(input.scalar_type(), [&]<class S>() {});  // or raises
+    storage(input, "input");
+  }
+  void defined(const Tensor& t, const char* name) const {  // Python's None arrives so, in place of a tensor
+    STD_TORCH_CHECK(t.defined(), op, ": expected a tensor for ", name);
+  }
+  void storage(const Tensor& t, const char* name) const {
+    STD_TORCH_CHECK(in_storage(t), op, ": the storage of ", name, " is too small for its sizes and strides");
   }
   void like_input(const Tensor& t, const char* name, ScalarType dtype) const {
+    defined(t, name);
     STD_TORCH_CHECK(t.device() == input.device(), op, ": expected ", name, " on the device of input");
     STD_TORCH_CHECK(t.scalar_type() == dtype, op, ": expected ", name, " of dtype ", torch::headeronly::toString(dtype),
                     ", not ", torch::headeronly::toString(t.scalar_type()));
+    storage(t, name);
   }
   void tensor(const Tensor& t, const char* name, ScalarType dtype, const Sizes& expected) const {
     like_input(t, name, dtype);
@@ -110,6 +131,7 @@ struct Layout {
   template <class I>
   static Layout of(const Tensor& t, const I& dims) {  // outermost first
     Layout l;
+    if (t.numel() == 0) return l;  // whose strides can be anything
     for (auto d = dims.rbegin(); d != dims.rend(); ++d) l.add_outer(t.size(*d), t.stride(*d));
     return l;
   }
