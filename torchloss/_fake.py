@@ -13,7 +13,24 @@ NONE = 0
 
 def _register(name: str, forward: Callable, backward: Callable, double_backward: Callable) -> None:
     for suffix, fake in (("", forward), ("_backward", backward), ("_double_backward", double_backward)):
-        torch.library.register_fake(f"torchloss::{name}{suffix}", fake)
+        torch.library.register_fake(f"torchloss::{name}{suffix}", _on_one_device(name + suffix, fake))
+
+
+def _on_one_device(name: str, fake: Callable) -> Callable:
+    """A single meta tensor sends a call here: its other tensors may not be elsewhere, or missing."""
+    arguments = getattr(torch.ops.torchloss, name).default._schema.arguments
+    required = [i for i, a in enumerate(arguments) if isinstance(a.type, torch.TensorType)]
+
+    def checked(*args: Any) -> Any:
+        for i in required:
+            if args[i] is None:
+                raise RuntimeError(f"{name}: expected a tensor for {arguments[i].name}")
+        devices = {str(a.device) for a in args if isinstance(a, Tensor)}
+        if len(devices) > 1:
+            raise RuntimeError(f"{name}: expected all tensors on one device, not on {' and '.join(sorted(devices))}")
+        return fake(*args)
+
+    return checked
 
 
 def pointwise(name: str) -> None:
