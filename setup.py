@@ -6,6 +6,7 @@ Environment variables:
     CUDA_HOME             the CUDA toolkit, where it is not in a usual place.
     TORCH_CUDA_ARCH_LIST  GPU architectures, such as "8.6;9.0+PTX". Default: sm_80, sm_90, and PTX for newer ones.
     MAX_JOBS              how many compilers run at once. Default: one per core.
+    TORCHLOSS_CXXFLAGS    more flags for the C++ compiler, after torchloss's own: see tools/asan.sh.
     TORCHLOSS_SKIP_BUILD  1: leave both libraries out and do not ask for PyTorch (metadata, extras, sdist); `make` then
                           builds them in place, where only what changed is compiled again.
 """
@@ -23,7 +24,7 @@ from setuptools import setup
 STABLE_ABI_TARGET = "0x020b000000000000"  # 2.11, one byte per number: the built files work from that release on
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no abi3
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wall"]
-CXX_FLAGS += ["-Wno-psabi"]
+CXX_FLAGS += ["-Wno-psabi", *os.environ.get("TORCHLOSS_CXXFLAGS", "").split()]
 NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
 DEFAULT_ARCHITECTURES = [
     "-gencode=arch=compute_80,code=sm_80",
