@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Calls the registered operators with spoiled arguments, many thousand times, each call made from a seed and a number.
+
+    python tests/fuzz.py --calls 100000 --seed 0      try, in processes of their own; the exit status is 1 at a finding
+    python tests/fuzz.py --seed 0 --only 4711         one call again, told in full
+
+A call is right or wrong by op_rules.py. A wrong one has to raise, with a message of torchloss or of the dispatcher. A
+right one has to return what the same op returns for plain copies of the arguments, in the shapes and dtypes declared.
+Neither may change its arguments, crash or hang. New memory is filled with NaN, to show if it is read.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from mutations import WILD, mutate
+from op_calls import all_calls, ops
+from op_rules import fault, holds, of_nothing, results, traced
+from torch import Tensor
+
+from torchloss.testing.losses import DTYPES, LOSSES
+
+SHAPES = ((4, 5), (3,), (1,), (2, 3, 4), (3, 33), (5, 1), (0, 5), (2, 5, 3, 4), (2, 270))
+LEVELS = ("avx512", "avx2", "default")  # of TORCHLOSS_CPU, which a process reads once
+CHUNK = (1000, 10_000)  # calls of one process, at least and at most
+PATIENCE = 60  # seconds for one call
+LARGE = 2**22  # elements; a right call of more is not made, for it may rightly take long
+TAME = (0.5, 2.0)  # parameters of which every loss is finite
+INTEGERS = ("dim", "reduction", "ignore_index", "target_grad")
+MESSAGES = re.compile(
+    r"torchloss::\w+(\(\))? |Could not run 'torchloss::|There were no tensor arguments to this function"
+    r"|\w+: (expected|the storage of|the target has no gradient|more than)"
+    r"|Target -?\d+ is out of bounds|expected a floating-point dtype|all elements of input and target should be"
+    r"|a tensor of more than 12 dimensions|numel: integer multiplication overflow|DefaultCPUAllocator: can't allocate"
+)
+
+
+class Call:
+    """The call of a seed and a number."""
+
+    def __init__(self, seed: int, index: int):
+        rng = random.Random(f"{seed} {index}")
+        loss, dtype, shape = rng.randrange(len(LOSSES)), rng.choice(DTYPES), rng.choice(SHAPES)
+        reduction = rng.choice(LOSSES[loss].reductions)
+        op, args = base_calls(loss, dtype, shape, reduction)[rng.randrange(3)]
+        self.name, self.args, self.done = op._schema.name.removeprefix("torchloss::"), list(args), []
+        self.wild, names = False, [a.name for a in op._schema.arguments]
+        for i in rng.choices(range(len(args)), k=rng.randint(1, 3)):
+            self.spoil(i, names[i], next(a for a in args if isinstance(a, Tensor)), rng)
+        if rng.random() < 0.02:
+            self.args = [a.to("meta") if isinstance(a, Tensor) and dense(a) else a for a in self.args]
+
+    def spoil(self, i: int, name: str, like: Tensor, rng: random.Random) -> None:
+        try:
+            if isinstance(self.args[i], Tensor) and not holds(self.args[i]):
+                return  # torch itself would crash at it
+            self.args[i], what = mutate(name, self.args[i], like, rng)
+        except (RuntimeError, ValueError, IndexError, TypeError, MemoryError, OverflowError):
+            return  # there is no such tensor
+        self.done.append(what)
+        parameter = what.endswith(": number") and name not in INTEGERS
+        self.wild |= parameter and self.args[i] not in TAME or any(what.endswith(f": {w.__name__}") for w in WILD)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(told, self.args))})  after {'; '.join(self.done) or 'nothing'}"
+
+
+@functools.cache
+def base_calls(loss: int, dtype: torch.dtype, shape: tuple, reduction: str) -> list:
+    torch.default_generator.manual_seed(0)
+    return all_calls(LOSSES[loss], dtype, shape=shape, reduction=reduction)
+
+
+def dense(t: Tensor) -> bool:
+    return t.layout == torch.strided and not t.is_quantized
+
+
+def told(a: object) -> str:
+    if not isinstance(a, Tensor):
+        return repr(a)
+    layout = tuple(a.stride()) if a.layout == torch.strided else a.layout
+    return f"Tensor({tuple(a.shape)}, {str(a.dtype)[6:]}, {a.device.type}, strides {layout})"
+
+
+def memory(args: list) -> list[Tensor]:
+    """What lies in the arguments' storage, beyond the tensors too."""
+    places = [a.untyped_storage() for a in args if isinstance(a, Tensor) and dense(a) and a.device.type == "cpu"]
+    return [torch.empty(0, dtype=torch.uint8).set_(place).clone() for place in places]
+
+
+def plain(a: object) -> object:
+    return a.detach().resolve_neg().clone(memory_format=torch.contiguous_format) if isinstance(a, Tensor) else a
+
+
+def differ(a: Tensor, b: Tensor) -> bool:
+    """By more than the rounding of sums taken in another order."""
+    scale = b.abs().max().clamp(min=1).double() if b.numel() else 1
+    return bool(((a.double() - b.double()).abs() > 64 * torch.finfo(a.dtype).eps * scale).any())
+
+
+def differ_in_bits(a: Tensor, b: Tensor) -> bool:
+    a, b = (torch.empty(x.numel(), dtype=x.dtype).copy_(x.reshape(-1)).view(torch.uint8) for x in (a, b))
+    return not torch.equal(a, b)
+
+
+def attempt(call: Call) -> tuple[str, str]:
+    """("raised" | "valid" | "traced" | "skipped" | "wrong", why)."""
+    wrong = fault(call.name, tuple(call.args))
+    if wrong and traced(call.args):
+        return trace(call)
+    sizes = [a.numel() for a in call.args if isinstance(a, Tensor)]
+    if wrong is None and max(sizes) > LARGE:
+        return "skipped", ""
+    before = memory(call.args)
+    try:
+        out = getattr(ops, call.name)(*call.args)
+    except Exception as error:
+        if not isinstance(error, (RuntimeError, TypeError, ValueError)):
+            return "wrong", f"raised {error!r}"
+        if wrong is None and not (max(sizes) == 0 and "more than 2^63" in str(error)):
+            return "wrong", f"a right call raised: {error}"
+        if not MESSAGES.search(str(error)) or "INTERNAL ASSERT" in str(error):
+            return "wrong", f"a message of someone else ({type(error).__name__}): {error}"
+        out = None
+    if not all(torch.equal(a, b) for a, b in zip(before, memory(call.args), strict=True)):
+        return "wrong", "an argument was changed"
+    if out is None:
+        return "raised", wrong or "too large"
+    out = list(out) if isinstance(out, (tuple, list)) else [out]
+    if wrong is not None:
+        return "wrong", f"accepted, though: {wrong}"
+    return judged(call, [o.detach() for o in out])
+
+
+def trace(call: Call) -> tuple[str, str]:
+    """A call without data."""
+    try:
+        out = getattr(ops, call.name)(*call.args)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return "raised", ""
+    out = out if isinstance(out, (tuple, list)) else [out]
+    return ("traced", "") if all(o.device.type == "meta" for o in out) else ("wrong", "data from meta tensors")
+
+
+def judged(call: Call, out: list[Tensor]) -> tuple[str, str]:
+    """A right call's results."""
+    if [(tuple(o.shape), o.dtype) for o in out] != results(call.name, tuple(call.args)):
+        return "wrong", f"returned {[told(o) for o in out]}"
+    right = getattr(ops, call.name)(*map(plain, call.args))
+    right = list(right) if isinstance(right, (tuple, list)) else [right]
+    exact = all(a.is_contiguous() for a in call.args if isinstance(a, Tensor))  # so that sums have the same order
+    may_be_nan = call.wild or of_nothing(call.name, tuple(call.args))
+    for k, (a, b) in enumerate(zip(out, right, strict=True)):
+        if not (may_be_nan or a.isfinite().all()):
+            return "wrong", f"result {k} is not finite: {a}"
+        if differ_in_bits(a, b) if exact else not call.wild and differ(a, b):
+            return "wrong", f"result {k} is {a}, and {b} for plain copies"
+    return "valid", ""
+
+
+@contextlib.contextmanager
+def filled_memory():
+    """Fills what `empty` returns with NaN."""
+    torch._C._set_deterministic_algorithms(True)  # the public function imports the compiler, which takes seconds
+    try:
+        yield
+    finally:
+        torch._C._set_deterministic_algorithms(False)
+
+
+def work(seed: int, begin: int, end: int) -> None:
+    """A process: a line before each call, so that the one that ends it is known, and a line after."""
+    warnings.simplefilter("ignore")  # of torch's, at the kinds of tensors
+    torch.set_num_threads(1)
+    for index in range(begin, end):
+        print(index, flush=True)
+        signal.alarm(PATIENCE)  # ends the process
+        call = Call(seed, index)
+        bad = fault(call.name, tuple(call.args)) is not None and not traced(call.args)
+        with filled_memory():
+            result, why = attempt(call)
+        finding = " ".join(f"{call}: {why}".split()) if result == "wrong" else ""
+        print(result, "bad" if bad else "good", call.name, finding)
+    signal.alarm(0)
+
+
+def run(program: str, level: str, seed: int, begin: int, end: int, counts: Counter, findings: list[str]) -> int:
+    """Calls from `begin` on, in a process of their own. Returns where to go on: behind a call that ended it."""
+    path = os.pathsep.join(sys.path)
+    env = {**os.environ, "PYTHONPATH": path, "TORCHLOSS_CPU": level}
+    command = [sys.executable, program, "--seed", str(seed), "--work", str(begin), str(end)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    for index, line in zip(lines[::2], lines[1::2], strict=False):
+        result, kind, name, finding = line.split(" ", 3)
+        counts.update(("calls", kind, result, f"op {name}"))
+        if finding:
+            findings.append(f"{index}, {level}: {finding}")
+    if done.returncode == 0:
+        return end
+    if len(lines) % 2 == 0 or done.returncode == 1:
+        raise SystemExit("the fuzzer itself failed:\n" + done.stderr)
+    ended = "hung" if done.returncode == -signal.SIGALRM else "crashed"
+    counts.update(("calls", ended))
+    findings.append(f"{lines[-1]}, {level}: {ended}, exit status {done.returncode}\n{done.stderr[-3000:]}")
+    return int(lines[-1]) + 1
+
+
+def fuzz(seed: int, calls: int, seconds: float = float("inf"), processes: int = 1, program: str = __file__):
+    """(counts, findings) of the calls from 0 on."""
+    counts, findings, start = Counter(), [], time.monotonic()
+
+    size = min(max(calls // 12, CHUNK[0]), CHUNK[1])
+
+    def chunk(begin: int) -> None:
+        end, level = min(begin + size, calls), LEVELS[begin // size % len(LEVELS)]
+        while begin < end and time.monotonic() - start < seconds:
+            begin = run(program, level, seed, begin, end, counts, findings)
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(chunk, range(0, calls, size)))
+    return counts, findings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--only", type=int, help="the number of one call, made in this process")
+    parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        return work(options.seed, *options.work)
+    if options.only is not None:
+        call = Call(options.seed, options.only)
+        print(call, flush=True)
+        return print(*attempt(call))
+    counts, findings = fuzz(options.seed, options.calls, options.seconds, options.processes)
+    print("\n".join(findings))
+    kinds = ("calls", "bad", "good", "raised", "valid", "traced", "skipped", "crashed", "hung", "wrong")
+    print(", ".join(f"{counts[k]} {k}" for k in kinds), f"({sum(k.startswith('op ') for k in counts)} operators)")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
