@@ -157,6 +157,7 @@ struct RowLoss {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
     Tensor keep;
     call.saved(grad, stats, total, keep);
+    STD_TORCH_CHECK(!target_grad || L::float_target, L::name, ": the target has no gradient");
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
     Tensor grad_input = torch::stable::empty_like(input), grad_target = none_of(input);
@@ -169,7 +170,6 @@ struct RowLoss {
         return {grad_input, grad_target};
       }
     }
-    STD_TORCH_CHECK(!target_grad, L::name, ": the target has no gradient");
     Device::template rows<L::template Backward>(call.args);
     return {grad_input, grad_target};
   }
@@ -181,18 +181,17 @@ struct RowLoss {
     Tensor keep;
     call.saved(grad, stats, total, keep);
     call.check.tensor(h, "the gradient of grad_input", sizes(input));
+    STD_TORCH_CHECK(!k || L::float_target, L::name, ": the target has no gradient");
+    call.check.tensor(k, "the gradient of grad_target", sizes(input));
     call.in(call.rows.stream(input));
     call.in(call.rows.stream(h, 0));
     call.inputs(input, target, weight);
     Tensor grad_input = torch::stable::empty_like(input), grad_target = none_of(input);
     call.args.out[0] = call.rows.stream(grad_input);
     if constexpr (L::float_target) {
-      call.check.tensor(k, "the gradient of grad_target", sizes(input));
       call.in(call.rows.stream(k, 0));
       grad_target = torch::stable::empty_like(*target);
       call.args.out[1] = call.rows.stream(grad_target);
-    } else {
-      STD_TORCH_CHECK(!k, L::name, ": the target has no gradient");
     }
     Tensor values = call.new_values();
     call.args.values = values.mutable_data_ptr();

@@ -6,7 +6,9 @@
 
 namespace torchloss {
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// With a sanitizer's checks in them, three copies of every loop take too long to compile: it gets the narrowest.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define TORCHLOSS_MULTI_ISA
 
 inline int cpu_level() {
   static const int level = [] {

@@ -151,7 +151,7 @@ struct PointBody {
 
 template <template <class> class L, int order, class T>
 bool run_points(const PointArgs& a) {
-  const int64_t blocks = (a.n + kBlock - 1) / kBlock;
+  const int64_t blocks = a.n / kBlock + (a.n % kBlock != 0);
   std::vector<double> slots(blocks);
   bool valid = true;
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {

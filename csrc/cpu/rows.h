@@ -277,7 +277,7 @@ struct RowBody {
 };
 
 inline int vector_bytes() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef TORCHLOSS_MULTI_ISA
   return 16 << cpu_level();
 #else
   return 16;
