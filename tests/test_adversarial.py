@@ -168,11 +168,36 @@ def test_too_many_rows():
         ops.softmax_entropy(x, None, None, 1, 1, -100, 0.0)
 
 
+def test_more_elements_than_memory():
+    """A right call that cannot be carried out raises, whatever ran out."""
+    x = torch.ones(1).expand(2**62)
+    rows, one = x.unsqueeze(1), torch.ones(())
+    for call in (
+        lambda: ops.mse_loss(x, x, None, None, 0, 0.0),
+        lambda: ops.mse_loss(x, x, None, None, 1, 0.0),
+        lambda: ops.mse_loss_backward(one, x, x, None, None, 1, 0.0, True),
+        lambda: ops.softmax(x, 0),
+        lambda: ops.softmax_entropy(rows, None, None, 1, 1, -100, 0.0),
+        lambda: ops.nll_loss(rows, torch.zeros(1, dtype=torch.long).expand(2**62), None, 1, 1, -100, 0.0),
+    ):
+        with pytest.raises((RuntimeError, MemoryError)):
+            call()
+
+
+def test_more_dimensions_than_a_layout_holds():
+    x = torch.ones([2] * 14).permute(*range(0, 14, 2), *range(1, 14, 2))  # no two neighbours merge
+    with pytest.raises(RuntimeError, match="more than 12 dimensions"):
+        ops.softmax(x, 0)
+    assert ops.mse_loss(x, x, None, None, 1, 0.0) == 0  # whose order is that of memory
+
+
 # Reads outside
 
 
-def test_guard_pages():
-    done = python(str(HERE / "guarded.py"))
+@pytest.mark.parametrize("level", ["avx512", *(pytest.param(s, marks=pytest.mark.slow) for s in ("avx2", "default"))])
+def test_guard_pages(level):
+    """With the widest vectors that the processor has, or narrower ones."""
+    done = python(str(HERE / "guarded.py"), TORCHLOSS_CPU=level)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) > 5000
 

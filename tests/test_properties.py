@@ -13,10 +13,14 @@ from torch import Tensor
 
 from torchloss import functional as L
 
-settings.register_profile("fast", derandomize=True, database=None, deadline=None, max_examples=50)
-settings.register_profile(
-    "long", database=None, deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck)
-)
+# Health checks measure time, of a machine that may be busy.
+EITHER = {
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
+settings.register_profile("fast", derandomize=True, max_examples=50, **EITHER)
+settings.register_profile("long", max_examples=1000, **EITHER)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 INF, NAN = math.inf, math.nan
@@ -30,10 +34,16 @@ wild = st.one_of(tame, st.sampled_from(SPECIAL))
 unit = st.floats(0.01, 0.99)
 
 
+def drawn(draw, numbers, shape) -> Tensor:
+    """Half the time without special numbers, beside which nothing else is seen."""
+    numbers = draw(st.sampled_from((tame, wild))) if numbers is wild else numbers
+    n = math.prod(shape)
+    return torch.tensor(draw(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64).reshape(shape)
+
+
 @st.composite
 def tensors(draw, numbers=tame, rows=(0, 5), classes=(1, 6)) -> Tensor:
-    b, c = draw(st.integers(*rows)), draw(st.integers(*classes))
-    return torch.tensor(draw(st.lists(numbers, min_size=b * c, max_size=b * c)), dtype=torch.float64).reshape(b, c)
+    return drawn(draw, numbers, (draw(st.integers(*rows)), draw(st.integers(*classes))))
 
 
 @st.composite
@@ -54,9 +64,7 @@ def labelled(draw, numbers=tame, rows=(0, 5), ignored=True) -> tuple[Tensor, Ten
 @st.composite
 def pairs(draw, left=tame, right=None, rows=(0, 5)) -> tuple[Tensor, Tensor]:
     x = draw(tensors(left, rows))
-    n = x.numel()
-    right = left if right is None else right
-    return x, torch.tensor(draw(st.lists(right, min_size=n, max_size=n)), dtype=torch.float64).reshape(x.shape)
+    return x, drawn(draw, left if right is None else right, x.shape)
 
 
 def value_and_grads(loss, *inputs: Tensor) -> list[Tensor]:
