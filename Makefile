@@ -8,6 +8,7 @@
 #   VENV     the virtual environment. Empty: make none and install nothing, but use PYTHON as it is, which then has torch,
 #            ninja, pytest and so on already:   make test VENV= PYTHON=/path/to/python
 #   WORKERS  how many processes share the tests
+#   CALLS    how many calls `make fuzz` makes, drawn from SEED
 #   ARGS     more arguments for pytest, the demo or the benchmark:   make test ARGS="-k huber -x"
 # And those of setup.py, such as TORCHLOSS_CUDA=0.
 
@@ -15,13 +16,15 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
+CALLS ?= 150000
+SEED ?= 0
 TORCHES ?= 2.11.0 2.15.0
 ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-abi build lint format bench docs clean
+.PHONY: help demo test test-slow test-abi fuzz asan build lint format bench docs clean
 
 ifeq ($(strip $(VENV)),)
   PY := $(PYTHON)
@@ -53,6 +56,13 @@ test-abi: build ## run a short test of the built libraries in other releases of 
 	  $(PY) tools/other_torch.py $$release build/torch-$$release; \
 	  (export PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"; . build/torch-$$release/env.sh; $(PY) tests/smoke.py); \
 	done
+
+fuzz: build ## call the operators with spoiled arguments, and try the properties on many examples (CALLS, SEED)
+	$(PY) tests/fuzz.py --calls $(CALLS) --seed $(SEED)
+	HYPOTHESIS_PROFILE=long $(PY) -m pytest -q -n $(WORKERS) tests/test_properties.py --hypothesis-seed=$(SEED) $(ARGS)
+
+asan: $(READY) ## build with the address and undefined-behaviour sanitizers, and run what calls the operators raw
+	CALLS=5000 PYTHON=$(PY) tools/asan.sh
 
 # Incremental, unlike a build through pip. Of ninja's long lines only the file that was compiled is shown.
 build: $(READY) ## compile the libraries in place
