@@ -35,7 +35,7 @@ run() {
   echo "== $*"
   LD_PRELOAD=$("$cxx" -print-file-name=libasan.so):$("$cxx" -print-file-name=libubsan.so):$("$cxx" -print-file-name=libstdc++.so) \
   ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:redzone=2048:max_redzone=2048:allocator_may_return_null=1:quarantine_size_mb=64 \
-  UBSAN_OPTIONS=print_stacktrace=1 "$@"
+  UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$build/lib "$@"
 }
 
 cd "$build/lib"
