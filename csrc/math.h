@@ -57,42 +57,34 @@ HD T sign(T x) {
   return select(x > T(0), T(1), select(x < T(0), T(-1), x));
 }
 
-// log(1 + e^x), without overflow and exact for large negative x.
-template <class T>
-HD T softplus(T x) {
-  return select(x > T(0), x, T(0)) + log1p(exp(T(0) - abs(x)));
-}
-
-// 1 / (1 + e^-x), exact to rounding for either sign.
-template <class T>
-HD T sigmoid(T x) {
-  const T e = exp(T(0) - abs(x)), q = T(1) / (T(1) + e);
-  return select(x >= T(0), q, e * q);
-}
-
-// e^d - 1 - d for |d| <= 1/2, without cancellation: d^2 times a polynomial (error below 2e-8, 2e-18 in double).
+// e^d - 1 - d for |d| <= 1, without cancellation: d^2 times a polynomial, whose error is below
+// 3e-9, in double 7e-18. Measured: 2.4 ulp.
 template <class T>
 HD T exp_excess(T d) {
   T p;
   if constexpr (sizeof(Scalar<T>) == 4) {
-    p = T(1.994487444e-4f);
-    p = p * d + T(1.398218605e-3f);
-    p = p * d + T(8.333236134e-3f);
-    p = p * d + T(4.166579123e-2f);
-    p = p * d + T(1.666666680e-1f);
-    p = p * d + T(5.000000122e-1f);
+    p = T(2.806280258e-6f);
+    p = p * d + T(2.535851224e-5f);
+    p = p * d + T(1.983810197e-4f);
+    p = p * d + T(1.388539691e-3f);
+    p = p * d + T(8.333339676e-3f);
+    p = p * d + T(4.166673660e-2f);
+    p = p * d + T(1.666666665e-1f);
+    p = p * d + T(0.5f);
   } else {
-    p = T(1.611649651437154647e-10);
-    p = p * d + T(2.096295581597607574e-9);
-    p = p * d + T(2.505194670972162113e-8);
-    p = p * d + T(2.755707663664272348e-7);
-    p = p * d + T(2.755731943362024282e-6);
-    p = p * d + T(2.480158761614541272e-5);
-    p = p * d + T(1.984126984114699187e-4);
-    p = p * d + T(1.388888888870454897e-3);
-    p = p * d + T(8.33333333333335966e-3);
-    p = p * d + T(4.166666666666706171e-2);
-    p = p * d + T(1.666666666666666666e-1);
+    p = T(7.746178593018827489e-13);
+    p = p * d + T(1.16391941241505224e-11);
+    p = p * d + T(1.605767962380163775e-10);
+    p = p * d + T(2.087443557586427472e-9);
+    p = p * d + T(2.505211769590782357e-8);
+    p = p * d + T(2.755733506893372671e-7);
+    p = p * d + T(2.7557319191381817e-6);
+    p = p * d + T(2.48015872460968169e-5);
+    p = p * d + T(1.984126984132419792e-4);
+    p = p * d + T(1.388888888898140445e-3);
+    p = p * d + T(8.333333333333299355e-3);
+    p = p * d + T(4.166666666666608835e-2);
+    p = p * d + T(1.66666666666666667e-1);
     p = p * d + T(0.5);
   }
   return p * d * d;

@@ -35,10 +35,10 @@ struct Part {
 
 // The same part seen from a maximum at least its own.
 template <class L, class V, int more>
-HD void rebase(Part<V, more>& part, V max) {
+HD void rebase(const L& loss, Part<V, more>& part, V max) {
   Top<V>& top = part.top;
   const auto same = top.max == max;
-  const V d = select(same, V(0), top.max - max), f = exp(d);
+  const V d = select(same, V(0), loss.scaled(top.max - max)), f = exp(d);
   if constexpr (more > 0) L::rebase_more(part.sums, top, same, d, f);
   top.sum = select(same, top.sum, (top.count + top.sum) * f);
   top.count = select(same, top.count, V(0));
@@ -82,10 +82,10 @@ HD void settle(Part<V, more>& part, const Part<V, more>& lost) {
 }
 
 template <class L, class V, int more>
-HD Part<V, more> join(Part<V, more> a, Part<V, more> b) {
+HD Part<V, more> join(const L& loss, Part<V, more> a, Part<V, more> b) {
   const V max = larger(a.top.max, b.top.max);
-  rebase<L>(a, max);
-  rebase<L>(b, max);
+  rebase(loss, a, max);
+  rebase(loss, b, max);
   add(a, b);
   return a;
 }
@@ -99,7 +99,7 @@ HD V reference(V max) {
 // Adds a class with the logit x <= max, seen from reference(max).
 template <class L, class V, int more>
 HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
-  const V d = x - reference, e = exp(d);
+  const V d = loss.scaled(x - reference), e = exp(d);
   const auto top = x == reference;
   part.top.count = part.top.count + select(top, V(1), V(0));
   part.top.sum = part.top.sum + select(top, V(0), e);
@@ -121,17 +121,16 @@ struct Row {
   V weight = V(1);  // of its class target: w_y
   V x_y = V(0);     // the logit of the class target
   V h_y = V(0);     // the cotangent of the class target
-  V stats[5] = {};
+  V stats[7] = {};
 };
 
 // The saved form of a Top: p_j = e^(x_j - max) / (1 + rest).
 template <class V>
 struct Softmax {
-  V max, rest, s, log_s;
-  HD Softmax(V max, V rest) : max(max), rest(rest), s(V(1) + rest), log_s(log1p(rest)) {}
+  V max, rest, s;
+  HD Softmax(V max, V rest) : max(max), rest(rest), s(V(1) + rest) {}
   HD explicit Softmax(const Top<V>& top) : Softmax(top.max, top.rest()) {}
   HD V p(V x) const { return exp(x - max) / s; }
-  HD V log_p(V x) const { return (x - max) - log_s; }
   // 1 - p, without cancellation for the largest.
   HD V q(V x) const { return select(x == max, rest, V(1) + (rest - exp(x - max))) / s; }
 };
@@ -145,7 +144,7 @@ struct RowKernel {
   static constexpr bool h_at_target = false;  // wants row.h_y, of in[1]
   Row<V> row;
   RowParams params;
-  HD V logit(V x) const { return x; }
+  HD V scaled(V d) const { return d; }  // a difference of two logits
   HD void topped(const Top<V>*, const V*) {}
   HD void summed(const V*) {}
 };

@@ -86,9 +86,7 @@ MISTAKES = {
     "log1p of the rounded 1 + x": ("test_math", "cpu/lanes.h", "(u, lost / u,", "(u, L(0) * lost,"),
     "expm1 loses the sign of 0": ("test_math", "cpu/lanes.h", "return select(x == L(0), x, y + y);", "return y + y;"),
     "log of a subnormal": ("test_math", "cpu/lanes.h", "tiny.i & -shift", "tiny.i & (1 - shift)"),
-    "sigmoid of one side": ("test_math", "math.h", "select(x >= T(0), q, e * q)", "select(x >= T(0), q, T(1) - q)"),
-    "softplus overflows": ("test_math", "math.h", "log1p(exp(T(0) - abs(x)))", "log1p(exp(x)) - clamp(x, T(0), x)"),
-    "a digit of exp_excess": ("test_math", "math.h", "4.166579123e-2f", "4.166779123e-2f"),
+    "a digit of exp_excess": ("test_math", "math.h", "4.166673660e-2f", "4.166773660e-2f"),
 }
 
 

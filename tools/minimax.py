@@ -31,10 +31,10 @@ def show(name: str, function, low, high, terms: int, weight) -> None:
 def main() -> None:
     half_ln2 = mp.log(2) / 2 * mp.mpf("1.001")
     z = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.001")
-    for dtype, exp_terms, log_terms, excess_terms in (("float", 5, 4, 6), ("double", 11, 7, 12)):
+    for dtype, exp_terms, log_terms, excess_terms in (("float", 5, 4, 8), ("double", 11, 7, 14)):
         show(f"{dtype} exp, of r in |r| <= ln 2 / 2", exp_rest, -half_ln2, half_ln2, exp_terms, half_ln2**2)
         show(f"{dtype} log, of s^2", log_rest, mp.mpf(0), z, log_terms, z)
-        show(f"{dtype} exp_excess, of d in |d| <= 1/2", exp_rest, mp.mpf(-0.5), mp.mpf(0.5), excess_terms, 1)
+        show(f"{dtype} exp_excess, of d in |d| <= 1", exp_rest, mp.mpf(-1), mp.mpf(1), excess_terms, 1)
     for dtype, bits in (("float", 15), ("double", 41)):
         high = mp.floor(mp.log(2) * 2**bits) / 2**bits
         print(f"{dtype} ln 2 = {mp.nstr(high, 20)} + {mp.nstr(mp.log(2) - high, 18)}")

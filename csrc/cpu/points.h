@@ -44,36 +44,42 @@ struct PointLoop {
   // The sum of out[0] over [begin, end), or 0 if it is not summed.
   HD double block(int64_t begin, int64_t end) {
     V sum(0);
-    for (int64_t i = begin; i < end; i += kRun) run(i, std::min<int64_t>(kRun, end - i), sum);
-    return static_cast<double>(sum.sum());
+    V lost(0);
+    for (int64_t i = begin; i < end; i += kRun) run(i, std::min<int64_t>(kRun, end - i), sum, lost);
+    return static_cast<double>(settled(sum, lost).sum());
   }
 
-  HD void run(int64_t first, int64_t n, V& sum) {
+  HD void run(int64_t first, int64_t n, V& sum, V& lost) {
     const T* x[streams];
     for (int s = 0; s < streams; ++s)
       if (reads(s)) x[s] = fetch(s, first, n);
     T* y[outs];
     for (int s = 0; s < outs; ++s) y[s] = place(s, first, n);
     const bool summed = a.sum;
-    V part(0);
     int64_t i = 0;
-    for (; i + size <= n; i += size) {
-      V out[3];
-      element(x, i, out);
-      if (summed)
-        part = part + out[0];
-      else
-        out[0].store(y[0] + i);
-      for (int s = 1; s < outs; ++s) out[s].store(y[s] + i);
+    while (i < n) {
+      V few(0);
+      for (const int64_t end = std::min(n - n % size, i + kFew * size); i < end; i += size) {
+        V out[3];
+        element(x, i, out);
+        if (summed)
+          few = few + out[0];
+        else
+          out[0].store(y[0] + i);
+        for (int s = 1; s < outs; ++s) out[s].store(y[s] + i);
+      }
+      if (n - i < size) {
+        if (i < n) last(x, y, i, n - i, summed, few);
+        i = n;
+      }
+      add_kept(sum, lost, few);
     }
-    if (i < n) last(x, y, i, n - i, summed, part);
-    sum = sum + part;
     for (int s = summed; s < outs; ++s)
       if (y[s] == out_buffer[s]) scatter(a.out[s], first, n, y[s]);
   }
 
   // The elements that do not fill a vector.
-  HD void last(const T* const* x, T* const* y, int64_t i, int64_t n, bool summed, V& part) {
+  HD void last(const T* const* x, T* const* y, int64_t i, int64_t n, bool summed, V& sum) {
     alignas(64) T tail[streams][size];
     const T* t[streams];
     for (int s = 0; s < streams; ++s) {
@@ -83,7 +89,7 @@ struct PointLoop {
     }
     V out[3];
     element(t, 0, out);
-    if (summed) part = part + select(Mask::first(n), out[0], V(0));
+    if (summed) sum = sum + select(Mask::first(n), out[0], V(0));
     for (int s = summed; s < outs; ++s) {
       out[s].store(tail[X]);
       std::copy_n(tail[X], n, y[s] + i);

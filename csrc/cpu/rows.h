@@ -153,21 +153,23 @@ struct RowLoop {
   HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live) {
     V max = part.top.max;
     for (int64_t i = 0; i < n; ++i) {
-      V x = loss.logit(logits[i]);
+      V x = logits[i];
       if constexpr (tail) x = select(live, x, Top<V>::lowest());
       max = larger(x, max);
     }
-    rebase<Loss>(part, max);
-    rebase<Loss>(lost, max);
-    Part<V, more> chunk;
+    rebase(loss, part, max);
+    rebase(loss, lost, max);
     const V from = reference(max);
-    for (int64_t i = 0; i < n; ++i) {
-      V x[in];
-      for (int s = 0; s < in; ++s) x[s] = v[s][i];
-      add(chunk, loss, from, loss.logit(logits[i]), x);
+    for (int64_t i = 0; i < n;) {
+      Part<V, more> few;
+      for (const int64_t end = std::min(n, i + kFew); i < end; ++i) {
+        V x[in];
+        for (int s = 0; s < in; ++s) x[s] = v[s][i];
+        add(few, loss, from, logits[i], x);
+      }
+      if constexpr (tail) keep(few, live);
+      add_kept(part, lost, few);
     }
-    if constexpr (tail) keep(chunk, live);
-    add_kept(part, lost, chunk);
   }
   template <int more>
   HD static void keep(Part<V, more>& part, Mask live) {
@@ -177,8 +179,8 @@ struct RowLoop {
   }
   // Joins the lanes; every lane gets the result.
   template <int more>
-  HD static void together(Part<V, more>& part) {
-    rebase<Loss>(part, V(part.top.max.max()));
+  HD void together(Part<V, more>& part) {
+    rebase(loss, part, V(part.top.max.max()));
     part.top.count = V(part.top.count.sum());
     part.top.sum = V(part.top.sum.sum());
     for (int k = 0; k < more; ++k) part.sums[k] = V(part.sums[k].sum());
@@ -189,13 +191,15 @@ struct RowLoop {
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n, tail);
-      V chunk[Loss::sums] = {};
-      for (int64_t i = 0; i < n; ++i) {
-        V x[in];
-        for (int s = 0; s < in; ++s) x[s] = v[s][i];
-        loss.add_sums(chunk, x);
+      for (int64_t i = 0; i < n;) {
+        V few[Loss::sums] = {};
+        for (const int64_t end = std::min(n, i + kFew); i < end; ++i) {
+          V x[in];
+          for (int s = 0; s < in; ++s) x[s] = v[s][i];
+          loss.add_sums(few, x);
+        }
+        for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? select(live, few[k], V(0)) : few[k]);
       }
-      for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? select(live, chunk[k], V(0)) : chunk[k]);
     });
     for (int k = 0; k < Loss::sums; ++k) total[k] = settled(total[k], lost[k]);
     if (!across)

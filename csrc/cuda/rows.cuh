@@ -76,23 +76,25 @@ struct RowLoop {
   }
 
   __device__ void fold() {
-    Part<V, K::more> first;
-    Part<V, 0> second;
+    Part<V, K::more> first, lost;
+    Part<V, 0> second, second_lost;
     pieces.template each<true, read_again>([&](const auto& piece) {
-      fold_piece<0>(first, piece);
-      if constexpr (K::tops == 2) fold_piece<1>(second, piece);
+      fold_piece<0>(first, lost, piece);
+      if constexpr (K::tops == 2) fold_piece<1>(second, second_lost, piece);
     });
+    settle(first, lost);
+    if constexpr (K::tops == 2) settle(second, second_lost);
     constexpr int tops = K::tops;
     V max[tops], sums[2 * tops + K::more];
     max[0] = first.top.max;
     if constexpr (tops == 2) max[1] = second.top.max;
     reduce(team, max, Maximum());
-    rebase<K>(first, max[0]);
+    rebase(kernel, first, max[0]);
     sums[0] = first.top.count, sums[1] = first.top.sum;
 #pragma unroll
     for (int k = 0; k < K::more; ++k) sums[2 * tops + k] = first.sums[k];
     if constexpr (tops == 2) {
-      rebase<K>(second, max[1]);
+      rebase(kernel, second, max[1]);
       sums[2] = second.top.count, sums[3] = second.top.sum;
     }
     reduce(team, sums, Plus());
@@ -105,36 +107,41 @@ struct RowLoop {
     kernel.topped(top, more);
   }
 
-  // A piece is summed by itself and then added: shorter chains, and less rounding than one by one.
+  // A piece is summed by itself and then added, keeping what that loses: `lost` is seen from the same maximum.
   template <int t, int more, int N>
-  __device__ void fold_piece(Part<V, more>& part, const Piece<S, in, N>& piece) const {
+  __device__ void fold_piece(Part<V, more>& part, Part<V, more>& lost, const Piece<S, in, N>& piece) const {
     V x[in];
     Part<V, more> local;
     local.top.max = part.top.max;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       piece.of_class(i, x);
-      local.top.max = larger(kernel.logit(x[t]), local.top.max);
+      local.top.max = larger(x[t], local.top.max);
     }
-    if (local.top.max > part.top.max) rebase<K>(part, local.top.max);
+    if (local.top.max > part.top.max) {
+      rebase(kernel, part, local.top.max);
+      rebase(kernel, lost, local.top.max);
+    }
     const V origin = reference(local.top.max);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       piece.of_class(i, x);
-      add(local, kernel, origin, kernel.logit(x[t]), x);
+      add(local, kernel, origin, x[t], x);
     }
-    add(part, local);
+    add_kept(part, lost, local);
   }
 
   __device__ void sum() {
-    V sums[K::sums] = {};
-    pieces.template each<K::tops == 0, (out > 0)>([&](const auto& piece) { sum_piece(sums, piece); });
+    V sums[K::sums] = {}, lost[K::sums] = {};
+    pieces.template each<K::tops == 0, (out > 0)>([&](const auto& piece) { sum_piece(sums, lost, piece); });
+#pragma unroll
+    for (int k = 0; k < K::sums; ++k) sums[k] = settled(sums[k], lost[k]);
     reduce(team, sums, Plus());
     kernel.summed(sums);
   }
 
   template <int N>
-  __device__ void sum_piece(V* sums, const Piece<S, in, N>& piece) const {
+  __device__ void sum_piece(V* sums, V* lost, const Piece<S, in, N>& piece) const {
     V x[in], local[K::sums] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -142,7 +149,7 @@ struct RowLoop {
       kernel.add_sums(local, x);
     }
 #pragma unroll
-    for (int k = 0; k < K::sums; ++k) sums[k] = sums[k] + local[k];
+    for (int k = 0; k < K::sums; ++k) add_kept(sums[k], lost[k], local[k]);
   }
 
   __device__ void finish() const {

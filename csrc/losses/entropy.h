@@ -43,9 +43,9 @@ struct Entropy {
 
 // Entropy of the softmax p of a row of logits x, in nats; l_j = log p_j:
 //
-//   H = log s - sum_j p_j (x_j - m)
-//   H'_j = -p_j (l_j + H)
-//   (H'' h)_j = -p_j [(h_j - <p, h>) (l_j + H + 1) - sum_i h_i p_i (l_i + H)]
+//   H = log s - D,  D = sum_j p_j d_j,  d_j = x_j - m
+//   H'_j = -p_j (l_j + H) = -p_j (d_j - D)                 without log s, which may be much larger than D
+//   (H'' h)_j = -p_j [(h_j - <p, h>) (d_j - D + 1) - sum_i h_i p_i (d_i - D)]
 struct SoftmaxEntropy {
   static constexpr const char *name = "softmax_entropy", *parameter = "unused";
   static constexpr bool class_weights = false, float_target = false;
@@ -54,7 +54,7 @@ struct SoftmaxEntropy {
   struct Forward : RowKernel<V> {  // in: x
     static constexpr int tops = 1, more = 1, stats_out = 3;
     static constexpr bool value_out = true;
-    V max, rest, H;
+    V max, rest, D;
 
     template <class M>
     HD void add_more(V* sums, V d, V e, M, const V*) const {
@@ -65,23 +65,23 @@ struct SoftmaxEntropy {
       *sums = f * *sums + times(f, d) * (top.count + top.sum);
     }
     HD void topped(const Top<V>* top, const V* moment) {
-      max = top->max, rest = top->rest(), H = log1p(rest) - *moment / (V(1) + rest);
+      max = top->max, rest = top->rest(), D = *moment / (V(1) + rest);
     }
-    HD V value() const { return H; }
-    HD void stats(V* out) const { out[0] = max, out[1] = rest, out[2] = H; }
+    HD V value() const { return log1p(rest) - D; }
+    HD void stats(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
   };
 
   template <class V>
   struct Backward : RowKernel<V> {  // in: x
     static constexpr int out = 1, stats_in = 3;
-    V max, s, log_s, H;
+    V max, s, D;
     HD void start() {
       const V* stats = this->row.stats;
-      max = stats[0], s = V(1) + stats[1], log_s = log1p(stats[1]), H = stats[2];
+      max = stats[0], s = V(1) + stats[1], D = stats[2];
     }
     HD void map(V* out, const V* in) const {
       const V d = *in - max;
-      *out = V(0) - this->row.grad * times(exp(d) / s, (d - log_s) + H);
+      *out = V(0) - this->row.grad * times(exp(d) / s, d - D);
     }
   };
 
@@ -89,21 +89,21 @@ struct SoftmaxEntropy {
   struct DoubleBackward : RowKernel<V> {  // in: x, h
     static constexpr int in = 2, out = 1, sums = 2, stats_in = 3;
     static constexpr bool value_out = true;
-    V max, s, log_s, H, ph, cov;
+    V max, s, D, ph, cov;
     HD void start() {
       const V* stats = this->row.stats;
-      max = stats[0], s = V(1) + stats[1], log_s = log1p(stats[1]), H = stats[2];
+      max = stats[0], s = V(1) + stats[1], D = stats[2];
     }
     HD void add_sums(V* sum, const V* in) const {
       const V d = in[0] - max, p = exp(d) / s;
       sum[0] = sum[0] + p * in[1];
-      sum[1] = sum[1] + in[1] * times(p, (d - log_s) + H);
+      sum[1] = sum[1] + in[1] * times(p, d - D);
     }
     HD void summed(const V* sum) { ph = sum[0], cov = sum[1]; }
     HD V value() const { return V(0) - cov; }
     HD void map(V* out, const V* in) const {
       const V d = in[0] - max, p = exp(d) / s;
-      *out = this->row.grad * (p * cov - times(p, (d - log_s) + H + V(1)) * (in[1] - ph));
+      *out = this->row.grad * (p * cov - times(p, (d - D) + V(1)) * (in[1] - ph));
     }
   };
 };

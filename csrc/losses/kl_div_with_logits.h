@@ -4,54 +4,98 @@
 namespace torchloss {
 
 // Kullback-Leibler divergence KL(P || Q) between two rows of logits, the input x and the target t, at temperature T:
-// q = softmax(x / T), p = softmax(t / T), l_j = log p_j - log q_j.
+// q = softmax(x / T), p = softmax(t / T). With e_j = [(x_j - max x) - (t_j - max t)] / T:
 //
-//   K     = sum_j p_j l_j  =  sum_j q_j - p_j + p_j l_j       every term >= 0, for sum_j q_j - p_j = 0
+//   log q_j - log p_j = d_j = e_j - (log s_q - log s_p)
+//   K     = -sum_j p_j d_j  =  sum_j q_j - p_j - p_j d_j      every term >= 0, for sum_j q_j - p_j = 0
 //   K_x   = (q_j - p_j) / T
-//   K_t   = p_j (l_j - K) / T
+//   K_t   = p_j (l_j - K) / T,  l_j = -d_j,  l_j - K = E - e_j,  E = sum_j p_j e_j
 //   with cotangents h of K_x and k of K_t:
 //   in x: [q_j (h_j - <q, h>) - p_j (k_j - <p, k>)] / T^2
 //   in t: p_j [(k_j - <p, k>) (l_j - K + 1) - sum_i k_i p_i (l_i - K) - (h_j - <p, h>)] / T^2
+//
+// E is kept as e_o, that of the target's leader (of several, the mean), and what the others move it by: so E - e_j
+// stays exact for the leader however far it leads.
 struct KLDivWithLogits {
   static constexpr const char *name = "kl_div_with_logits", *parameter = "temperature";
   static constexpr bool class_weights = false, float_target = true;
 
-  // One class: log q - log p = d, and what follows from it without cancellation where q is near p.
+  // a - b = value + lost.
+  template <class V>
+  struct Difference {
+    V value, lost;
+    HD Difference(V a, V b) : value(a - b) {
+      const V v = value - a;
+      lost = (a - (value - v)) - (b + v);
+    }
+  };
+
+  // One class, and what follows from d without cancellation where q is near p.
   template <class V>
   struct Class {
-    V p, q, d;
-    HD Class(const Softmax<V>& q_, const Softmax<V>& p_, V x, V t)
-        : p(p_.p(t)), q(q_.p(x)), d(q_.log_p(x) - p_.log_p(t)) {}
-    HD auto near() const { return abs(d) < V(0.5); }
+    V p, q, e, d;
+    HD Class(const Softmax<V>& q_, const Softmax<V>& p_, V log_ratio, V scale, V x, V t) {
+      const Difference<V> x_(x, q_.max), t_(t, p_.max);
+      const V both = x_.lost - t_.lost;  // NaN of an infinite logit
+      const V lost = select(both < infinity<V>(), both, V(0)) * scale;
+      q = exp(x_.value * scale) / q_.s, p = exp(t_.value * scale) / p_.s;
+      e = (x_.value - t_.value) * scale;
+      d = (e - log_ratio) + lost, e = e + lost;  // d may be much smaller than e
+    }
+    HD auto near() const { return abs(d) < V(1); }
     HD V difference() const { return select(near(), p * expm1(d), q - p); }                 // q - p
-    HD V term() const { return select(near(), p * exp_excess(d), (q - p) - times(p, d)); }  // q - p + p l
-    HD V centered(V K) const { return V(0) - times(p, d + K); }                             // p (l - K)
+    HD V term() const { return select(near(), p * exp_excess(d), (q - p) - times(p, d)); }  // q - p - p d
+    HD V centered(V origin, V moved) const { return times(p, (origin - e) + moved); }       // p (l - K)
   };
 
   template <class V>
   struct Kernel : RowKernel<V> {
-    static constexpr int in = 2, stats_in = 5;
+    static constexpr int in = 2, stats_in = 7;
     Softmax<V> Q{V(0), V(0)}, P{V(0), V(0)};
-    V K, c;
-    HD V logit(V x) const { return x * V(this->params.scale); }
-    HD Class<V> at(V x, V t) const { return {Q, P, logit(x), logit(t)}; }
+    V log_ratio, origin, moved, c;  // log s_q - log s_p; e_o; E - e_o
+    HD V scaled(V d) const { return d * V(this->params.scale); }
+    HD Class<V> at(V x, V t) const { return {Q, P, log_ratio, V(this->params.scale), x, t}; }
     HD void start() {
       const V* stats = this->row.stats;
-      Q = {stats[0], stats[1]}, P = {stats[2], stats[3]}, K = stats[4];
+      Q = {stats[0], stats[1]}, P = {stats[2], stats[3]}, origin = stats[4], moved = stats[5], log_ratio = stats[6];
       c = this->row.grad * V(this->params.scale);
     }
   };
 
   template <class V>
   struct Forward : Kernel<V> {  // in: x, t
-    static constexpr int tops = 2, sums = 1, stats_in = 0, stats_out = 5;
+    static constexpr int tops = 2, sums = 3, stats_in = 0, stats_out = 7;
     static constexpr bool value_out = true;
-    HD void topped(const Top<V>* top, const V*) { this->Q = Softmax<V>(top[0]), this->P = Softmax<V>(top[1]); }
-    HD void add_sums(V* sum, const V* in) const { *sum = *sum + this->at(in[0], in[1]).term(); }
-    HD void summed(const V* sum) { this->K = *sum; }
-    HD V value() const { return this->K; }
+    V K, leaders, others;  // of the target: how many lead, the others' sum
+    // The ratio takes one logarithm, of a number above 1, so that two sums that are near do not round two.
+    HD void topped(const Top<V>* top, const V*) {
+      this->Q = Softmax<V>(top[0]), this->P = Softmax<V>(top[1]), leaders = top[1].count, others = top[1].sum;
+      const auto up = this->Q.rest > this->P.rest;
+      const V more = (top[0].sum - top[1].sum) + (top[0].count - top[1].count);
+      const V l = log1p(select(up, more / this->P.s, (V(0) - more) / this->Q.s));
+      this->log_ratio = select(up, l, V(0) - l);
+    }
+    HD void add_sums(V* sum, const V* in) const {
+      const Class<V> j = this->at(in[0], in[1]);
+      const auto leads = in[1] == this->P.max;
+      sum[0] = sum[0] + j.term();
+      sum[1] = sum[1] + select(leads, j.e, V(0));
+      sum[2] = sum[2] + times(select(leads, V(0), j.p), j.e);  // a select in a select gcc 12 takes lane by lane
+    }
+    HD void summed(const V* sum) {
+      this->origin = sum[1] / leaders;
+      this->moved = sum[2] - times(others / this->P.s, this->origin);
+      // The ratio's rounding, off, is in every d_j: the terms' sum is K + e^off - 1 - off, and log_ratio K + E - off.
+      // Only where K is small does it matter, and only there are E and K small enough to tell it.
+      V off = ((this->origin + this->moved) - this->log_ratio) + sum[0];
+      off = select(abs(off) + sum[0] < V(0.02), off, V(0));
+      K = sum[0] - exp_excess(off), K = select(K < V(0), V(0), K);
+      this->log_ratio = this->log_ratio + off;
+    }
+    HD V value() const { return K; }
     HD void stats(V* out) const {
-      out[0] = this->Q.max, out[1] = this->Q.rest, out[2] = this->P.max, out[3] = this->P.rest, out[4] = this->K;
+      out[0] = this->Q.max, out[1] = this->Q.rest, out[2] = this->P.max, out[3] = this->P.rest;
+      out[4] = this->origin, out[5] = this->moved, out[6] = this->log_ratio;
     }
   };
 
@@ -61,7 +105,7 @@ struct KLDivWithLogits {
     HD void map(V* out, const V* in) const {
       const Class<V> j = this->at(in[0], in[1]);
       out[0] = this->c * j.difference();
-      if constexpr (target_grad) out[1] = this->c * j.centered(this->K);
+      if constexpr (target_grad) out[1] = this->c * j.centered(this->origin, this->moved);
     }
   };
   template <class V>
@@ -79,7 +123,7 @@ struct KLDivWithLogits {
       sum[0] = sum[0] + j.q * in[1];
       sum[1] = sum[1] + j.p * in[1];
       sum[2] = sum[2] + j.p * in[3];
-      sum[3] = sum[3] + in[3] * j.centered(this->K);
+      sum[3] = sum[3] + in[3] * j.centered(this->origin, this->moved);
       sum[4] = sum[4] + in[1] * j.difference();
     }
     HD void summed(const V* sum) { qh = sum[0], ph = sum[1], pk = sum[2], cov = sum[3], dh = sum[4]; }
@@ -88,7 +132,7 @@ struct KLDivWithLogits {
       const Class<V> j = this->at(in[0], in[2]);
       const V h = in[1], k = in[3], c = this->c * V(this->params.scale);
       out[0] = c * (j.q * (h - qh) - j.p * (k - pk));
-      out[1] = c * ((k - pk) * (j.centered(this->K) + j.p) - j.p * (cov + (h - ph)));
+      out[1] = c * ((k - pk) * (j.centered(this->origin, this->moved) + j.p) - j.p * (cov + (h - ph)));
     }
   };
 };

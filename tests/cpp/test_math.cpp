@@ -30,7 +30,7 @@ struct Function {
   Exact exact;
   Of of;
   Truth truth;
-  bool small_only = false;  // defined for |x| <= 1/2
+  bool small_only = false;  // defined for |x| <= 1
 };
 
 template <class T>
@@ -80,7 +80,7 @@ void measure(const Function<Of, Truth>& f, const T* x, int n, Worst<T>& worst) {
   alignas(64) T y[1024];
   MultiIsa<Apply<Of, T>>::run(x, y, int64_t(n));
   for (int i = 0; i < n; ++i)
-    if (!f.small_only || std::abs(x[i]) <= T(0.5)) worst.see(ulps(y[i], f.truth(Wider<T>(x[i]))), x[i]);
+    if (!f.small_only || std::abs(x[i]) <= T(1)) worst.see(ulps(y[i], f.truth(Wider<T>(x[i]))), x[i]);
 }
 
 // Inputs 0 to count, a thousand at a time, over all the processor's threads.
@@ -166,17 +166,14 @@ bool test_all(bool all) {
   bool good = true;
   const auto go = [&](const auto&... f) { ((good &= test(all, f)), ...); };
   go(Function{"exp", 1.1, SpecialsAndSubnormals, [](auto x) { return exp(x); }, [](auto x) { return std::exp(x); }},
-     Function{"log", 1.1, Specials, [](auto x) { return log(x); }, [](auto x) { return std::log(x); }},
+     Function{"log", 0.9, Specials, [](auto x) { return log(x); }, [](auto x) { return std::log(x); }},
      Function{"expm1", 2, Specials, [](auto x) { return expm1(x); }, [](auto x) { return std::expm1(x); }},
-     Function{"log1p", 1.1, SpecialsAndSubnormals, [](auto x) { return log1p(x); },
+     Function{"log1p", 0.9, SpecialsAndSubnormals, [](auto x) { return log1p(x); },
               [](auto x) { return std::log1p(x); }},
-     Function{"softplus", 2, Nowhere, [](auto x) { return softplus(x); },
-              [](auto x) { return std::log1p(std::exp(-std::abs(x))) + (x < 0 ? 0 : x); }},
-     Function{"sigmoid", 3, Nowhere, [](auto x) { return sigmoid(x); }, [](auto x) { return 1 / (1 + std::exp(-x)); }},
-     Function{"exp_excess", 3.2, Nowhere, [](auto x) { return exp_excess(x); },
+     Function{"exp_excess", 2.4, Nowhere, [](auto x) { return exp_excess(x); },
               [](auto x) {
                 auto sum = 0 * x;
-                for (int k = 24; k >= 2; --k) sum = (sum + 1) * x / k;
+                for (int k = 28; k >= 2; --k) sum = (sum + 1) * x / k;
                 return sum * x;
               },
               true});

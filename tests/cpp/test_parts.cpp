@@ -61,14 +61,14 @@ struct Joined {
     for (int p = 0; p < a.parts; ++p) {
       V max = Top<V>::lowest();
       for (int j = a.cut[p]; j < a.cut[p + 1]; ++j) max = larger(load<V>(a.in[0][j]), max);
-      rebase<Loss>(part[p], max);
+      rebase(loss, part[p], max);
       for (int j = a.cut[p]; j < a.cut[p + 1]; ++j) {
         V in[Loss::in];
         for (int s = 0; s < Loss::in; ++s) in[s] = load<V>(a.in[s][j]);
         add(part[p], loss, reference(max), in[0], in);
       }
     }
-    for (int k = 0; k + 1 < a.parts; ++k) part[a.join[k][0]] = join<Loss>(part[a.join[k][0]], part[a.join[k][1]]);
+    for (int k = 0; k + 1 < a.parts; ++k) part[a.join[k][0]] = join(loss, part[a.join[k][0]], part[a.join[k][1]]);
     const auto& whole = part[a.parts > 1 ? a.join[a.parts - 2][0] : 0];
     loss.topped(&whole.top, whole.sums);
     store(loss.value(), a.value);
@@ -103,7 +103,7 @@ struct Truth {
   Real value, stats[4];
 
   Truth(const Problem<T>& a, Kind kind, int lane) {
-    Real max = -infinity<Real>(), others = 0, mass = 0, leader = 0, sum = 0;
+    Real max = -infinity<Real>(), others = 0, mass = 0, leader = 0, sum = 0, mean = 0;
     int leaders = 0;
     const auto in = [&](int s, int j) { return Real(a.in[s][j][lane]); };
     for (int j = 0; j < a.classes; ++j) max = in(0, j) > max ? in(0, j) : max;
@@ -120,11 +120,12 @@ struct Truth {
                        : kind == Probs  ? w * (sharp * in(2, j) + uniform)
                                         : p;
       sum += a_j * l;
+      if (kind == Entropies) mean += p * (in(0, j) - max);
       mass += kind == Smooth ? w : a_j;
       if (in(0, j) == max) leader += a_j;
     }
     value = sum;
-    stats[0] = max, stats[1] = rest, stats[2] = kind == Smooth ? mass : kind == Probs ? mass - leader : value;
+    stats[0] = max, stats[1] = rest, stats[2] = kind == Smooth ? mass : kind == Probs ? mass - leader : mean;
     stats[3] = leader;
   }
 };

@@ -36,7 +36,7 @@ CrossEntropyProbsFunction = rowwise("cross_entropy_probs", lambda _: 4)
 NLLLossFunction = rowwise("nll_loss", lambda _: 0)
 EntropyFunction = rowwise("entropy", lambda _: 0)
 SoftmaxEntropyFunction = rowwise("softmax_entropy", lambda _: 3)
-KLDivWithLogitsFunction = rowwise("kl_div_with_logits", lambda _: 5)
+KLDivWithLogitsFunction = rowwise("kl_div_with_logits", lambda _: 7)
 
 SoftmaxFunction = row_map("softmax", SoftmaxGradient)
 LogSoftmaxFunction = row_map("log_softmax", LogSoftmaxGradient)
