@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.testing import assert_close
 
-from torchloss.testing.losses import FEW, leaves
+from torchloss.testing.losses import FEW, LOSSES, leaves
 
 CHECKS = {}
 
@@ -47,10 +47,54 @@ def dtensor(loss, rank):
             shard_and_compare(loss, reduction, dim, mesh)
 
 
-def shard_and_compare(loss, reduction, dim, mesh):
+@check("DTensor", *(loss for loss in FEW if not loss.weights))
+def dtensor_uneven(loss, rank):
+    """The last process holds less: neither rows nor classes are made up to fill it."""
+    from torch.distributed.tensor import init_device_mesh
+
+    for reduction in loss.reductions:
+        for dim in (0, 1):
+            shard_and_compare(loss, reduction, dim, init_device_mesh("cpu", (2,)), (5, 7))
+
+
+@check("DTensor", *(loss for loss in LOSSES if "weight" in loss.weights and loss.op in ("nll_loss", "cross_entropy")))
+def dtensor_class_weights(loss, rank):
+    from torch.distributed.tensor import init_device_mesh
+    from torch.distributed.tensor.experimental import implicit_replication
+
+    for reduction in loss.reductions:
+        for dim in (0, 1):
+            with implicit_replication():  # of the weights
+                shard_and_compare(loss, reduction, dim, init_device_mesh("cpu", (2,)))
+
+
+@check("DTensor", *(loss for loss in FEW if loss.name in ("log_softmax", "nll_loss", "cross_entropy")))
+def dtensor_in_loss_parallel(loss, rank):
+    """It gives torch's operators other gradients, and these none."""
+    from torch.distributed.tensor import init_device_mesh
+    from torch.distributed.tensor.parallel import loss_parallel
+
+    for reduction in loss.reductions:
+        for dim in (0, 1):
+            with loss_parallel():
+                shard_and_compare(loss, reduction, dim, init_device_mesh("cpu", (2,)))
+
+
+@check("DTensor", *(loss for loss in FEW if loss.target is not None and not loss.weights))
+def dtensor_beside_a_plain_tensor(loss, rank):
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    x, t = loss.sample((4, 6))
+    for dim in (0, 1):
+        dx = distribute_tensor(x, init_device_mesh("cpu", (2,)), [Shard(dim)])
+        with pytest.raises(RuntimeError, match="mixed torch.Tensor and DTensor"):
+            loss.ours(dx, t, "sum")
+
+
+def shard_and_compare(loss, reduction, dim, mesh, shape=(4, 6)):
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 
-    x, t = leaves(loss, *loss.sample((4, 6)))
+    x, t = leaves(loss, *loss.sample(shape))
     y = loss.oracle(x, t, reduction)
     grad = torch.linspace(1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
     y.backward(grad)

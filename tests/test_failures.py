@@ -316,7 +316,27 @@ def test_more_rows_than_32_bits_count():
     assert_close(loss.item(), float(rows), rtol=1e-6, atol=0)
 
 
-# Layouts
+# Memory
+
+
+@failure(30, 51, 52, 53)
+@each_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_no_gradient_lies_in_an_input(loss, dtype, device):
+    """A kernel that writes there need not tell autograd; in 16 bits the gradient would be rounded once more."""
+    for reduction in loss.reductions:
+        x, t = leaves(loss, *loss.sample((4, 70)), dtype, device)
+        copies = x.detach().clone(), t if t is None else t.detach().clone()
+        y = loss.ours(x, t, reduction)
+        wanted = [x, t] if loss.target_grad else [x]
+        grads = torch.autograd.grad(y, wanted, torch.ones_like(y), create_graph=True)
+        bent = [g for g in grads if g.requires_grad]
+        if bent:
+            torch.autograd.grad([g.sum() for g in bent], wanted, allow_unused=True)
+        assert torch.equal(x, copies[0]) and (t is None or torch.equal(t, copies[1]))
+        places = [a.untyped_storage().data_ptr() for a in (x, t, y, *grads) if a is not None]
+        assert len(set(places)) == len(places)
 
 
 def moved(x):
