@@ -29,6 +29,7 @@ def check_same(actual, expected):
         assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9 * b.grad.abs().max().item())
 
 
+@pytest.mark.failure(18, 90, 91)
 @pytest.mark.capability("gradient accumulation")
 @pytest.mark.parametrize("loss", MEANS, ids=str)
 def test_sums_over_the_count(loss):
@@ -48,6 +49,7 @@ def test_sums_over_the_count(loss):
     check_same(actual, expected)
 
 
+@pytest.mark.failure(90)
 @pytest.mark.capability("gradient accumulation")
 @pytest.mark.parametrize("loss", INDICES, ids=str)
 def test_means_of_pieces_are_another_thing(loss):
@@ -75,6 +77,7 @@ def test_mask_after_the_loss(loss):
     assert_close(x.grad[2:], x_.grad)
 
 
+@pytest.mark.failure(40)
 @pytest.mark.capability("masks")
 @pytest.mark.parametrize("loss", INDICES, ids=str)
 def test_ignored_rows_may_hold_anything(loss):

@@ -26,6 +26,7 @@ def python(*args: str, **env: str) -> subprocess.CompletedProcess:
 # Spoiled arguments
 
 
+@pytest.mark.failure(3, 59, 63)
 def test_a_short_fuzz():
     """The first calls of `make fuzz`."""
     counts, findings = fuzz.fuzz(seed=0, calls=3000)
@@ -153,6 +154,7 @@ def test_meta_tensors_are_not_mixed_with_others():
                     op(*args[:i], args[i].to("meta"), *args[i + 1 :])
 
 
+@pytest.mark.failure(48)
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_any_number_of_rows_of_nothing(name):
     """They cost nothing."""
@@ -194,6 +196,7 @@ def test_more_dimensions_than_a_layout_holds():
 # Reads outside
 
 
+@pytest.mark.failure(3, 8, 27, 59, 63)
 @pytest.mark.parametrize("level", ["avx512", *(pytest.param(s, marks=pytest.mark.slow) for s in ("avx2", "default"))])
 def test_guard_pages(level):
     """With the widest vectors that the processor has, or narrower ones."""
@@ -229,6 +232,7 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.failure(80)
 def test_import_runs_and_loads_nothing():
     """No compiler or other program, no pickle, no network, no file written."""
     done = python("-c", AUDIT + IMPORT)

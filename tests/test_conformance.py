@@ -7,6 +7,48 @@ from torchloss.testing import CHECKS, Problem
 from torchloss.testing.losses import DEVICES, FEW, LOSSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+# By their numbers in docs/failures.md: what has gone wrong elsewhere and the check sees.
+FAILURES = {
+    "edge": (1, 6, 9, 11, 12, 14, 20, 22, 23, 42),
+    "value": (8, 9, 18),
+    "any_layout": (10, 56, 59),
+    "gradient": (19, 64, 65, 66),
+    "empty": (20,),
+    "every_width": (26, 28, 50),
+    "exact_at_any_margin": (29,),
+    "bfloat16_gradient": (30, 32, 34),
+    "bfloat16": (33,),
+    "float16": (33, 38),
+    "sums_of_16_bit_numbers": (34,),
+    "gradient_of_the_target": (45,),
+    "strides_beyond_2_31": (49,),
+    "inputs_untouched": (51, 52, 53),
+    "modified_in_place": (53,),
+    "second_backward": (54, 55),
+    "any_layout_of_the_gradient": (65,),
+    "first": (66,),
+    "batched_gradients": (66,),
+    "no_gradient_wanted": (67,),
+    "second": (68, 69),
+    "second_of_both": (68, 69),
+    "second_forward_over_reverse": (68,),
+    "func_grad": (71,),
+    "vmap": (71,),
+    "vmap_of_grad": (71,),
+    "grad_of_vmap": (71,),
+    "jacrev_of_jacrev": (71,),
+    "jvp": (72,),
+    "jvp_of_the_target": (72,),
+    "first_forward": (72,),
+    "hessian": (72,),
+    "the_same_bits_every_run": (77,),
+    "the_same_bits_on_any_number_of_threads": (77,),
+    "autocast": (78,),
+    "opcheck": (79,),
+    "meta_tensors": (79,),
+    "compile_to_one_graph": (80,),
+    "compile_once_for_all_sizes": (80,),
+}
 
 
 def cases():
@@ -14,7 +56,8 @@ def cases():
         for name, check in CHECKS.items():
             rows = FEW if check.group == "torch.compile" else LOSSES  # it takes long
             for loss in {row.name: row for row in rows}.values() if check.row_each else rows:
-                marks = pytest.mark.slow if check.slow else ()
+                marks = [pytest.mark.slow] if check.slow else []
+                marks += [pytest.mark.failure(*FAILURES[name])] if name in FAILURES else []
                 yield pytest.param(device, name, loss, id=f"{device}-{name}-{loss}", marks=marks)
 
 

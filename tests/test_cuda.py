@@ -35,6 +35,7 @@ def test_sanitizer(loss, dtype):
         assert_close(x.grad.cpu(), x_.grad)
 
 
+@pytest.mark.failure(76)
 @pytest.mark.capability("CUDA graphs")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_cuda_graph(loss):
@@ -62,6 +63,7 @@ def test_cuda_graph(loss):
     assert torch.equal(replayed, x.grad)
 
 
+@pytest.mark.failure(74)
 @pytest.mark.capability("the current stream")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_another_stream(loss):
@@ -79,6 +81,7 @@ def test_another_stream(loss):
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.failure(77)
 @pytest.mark.capability("same bits over runs")
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_bit_identical_over_runs(loss):
@@ -87,6 +90,7 @@ def test_bit_identical_over_runs(loss):
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+@pytest.mark.failure(1, 2)
 @pytest.mark.capability("targets out of range")
 @pytest.mark.parametrize("bad", [10, -1, 2**40])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
@@ -103,6 +107,7 @@ def test_bad_target_poisons_its_row(name, bad):
         function(x, target)
 
 
+@pytest.mark.failure(73, 74)
 @pytest.mark.capability("a second GPU")
 def test_second_gpu():
     if torch.cuda.device_count() < 2:
@@ -114,6 +119,7 @@ def test_second_gpu():
     assert_close(loss.cpu(), torchloss.functional.cross_entropy(x.cpu(), target.cpu()))
 
 
+@pytest.mark.failure(46)
 @pytest.mark.capability("2^31 + 10 elements in memory")
 @pytest.mark.slow
 def test_more_than_two_to_the_31():

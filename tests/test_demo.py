@@ -83,6 +83,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str, str]
     return folder / "report.html", json.loads(first.stdout), text, second.stdout
 
 
+@pytest.mark.failure(36)
 def test_both_libraries_learn_and_agree(ran):
     numbers = ran[1]
     for part in ("digits", "text"):

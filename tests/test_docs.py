@@ -1,9 +1,11 @@
 """What the documents say of the code, against the code."""
 
+import ast
 import re
 from pathlib import Path
 
 import torchloss
+from torchloss.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,3 +37,55 @@ def test_readme_example(capsys):
     exec(code, {})
     printed = capsys.readouterr().out
     assert "1.87" in printed and "e-13" in printed and "9.357" in printed
+
+
+# docs/failures.md. A test is (file, function) or, where one function runs many checks, (file, key of its FAILURES).
+
+NAMED = re.compile(r"`(tests/\w+\.py)::(\w+)`(?:\s+\[([^\]]+)\])?")
+
+
+def failures_on_the_page():
+    """The tests by number, and every (file, function) that is named."""
+    page = (ROOT / "docs" / "failures.md").read_text()
+    items = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^## |\Z)", page, re.M | re.S)
+    assert [int(number) for number, _ in items] == list(range(1, 96))
+    numbers, functions = {}, set()
+    for number, text in items:
+        found = NAMED.findall(text)
+        assert text.count("tests/") == len(found), f"{number}: a test is named in another way"
+        assert bool(found) == ("Tests:" in text) == ("Cannot occur: " not in text), number
+        for file, function, keys in found:
+            functions.add((file, function))
+            for key in re.split(r",\s+", keys) if keys else [function]:
+                numbers.setdefault((file, key), set()).add(int(number))
+    return numbers, functions
+
+
+def marked_failures():
+    """The numbers that tests carry, and every (file, function) that there is; read, not imported."""
+    numbers, functions = {}, set()
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        file = f"tests/{path.name}"
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FAILURES":
+                numbers |= {(file, key): set(value) for key, value in ast.literal_eval(node.value).items()}
+            if isinstance(node, ast.FunctionDef):
+                functions.add((file, node.name))
+                for mark in node.decorator_list:
+                    if isinstance(mark, ast.Call) and ast.unparse(mark.func) in ("failure", "pytest.mark.failure"):
+                        numbers[file, node.name] = {ast.literal_eval(a) for a in mark.args}
+    return numbers, functions
+
+
+def test_failures_are_those_that_tests_are_marked_with():
+    """Every number has its tests or a reason, every test that is named is there, and each side names the other."""
+    (page, named), (marks, there) = failures_on_the_page(), marked_failures()
+    assert not named - there, "no such tests"
+    wrong = {test for test in page.keys() | marks.keys() if page.get(test) != marks.get(test)}
+    assert not wrong, [(test, "page:", page.get(test), "marked:", marks.get(test)) for test in wrong]
+
+
+def test_failures_name_checks_that_there_are():
+    marks, functions = marked_failures()
+    assert functions >= {t for t in marks if t[0] != "tests/test_conformance.py"}
+    assert set(CHECKS) >= {name for file, name in marks if file == "tests/test_conformance.py"}

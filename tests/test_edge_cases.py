@@ -41,6 +41,7 @@ def equal(ours, expected):
     assert (ours[expected == 0] == 0).all(), ours
 
 
+@pytest.mark.failure(39, 62)
 @each_device
 @pytest.mark.parametrize("whose", ["torch", "torchloss"])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -76,6 +77,7 @@ def test_autocast_as_torch(loss):
         assert ours.dtype == theirs.dtype
 
 
+@pytest.mark.failure(34)
 @each_device
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.family != "map"], ids=str)

@@ -226,6 +226,7 @@ def test_as_torch(call):
     assert fix in str(ours)
 
 
+@pytest.mark.failure(73, 75)
 @pytest.mark.parametrize("name", (*REGRESSION, "kl_div", *BINARY, *CLASSES))
 @pytest.mark.parametrize("where", ["target", "weight", "pos_weight"])
 def test_other_device(name, where):
@@ -249,6 +250,7 @@ def test_probabilities_of_a_class_on_other_device():
         T.cross_entropy(X, Q, weight=W.to("meta"))
 
 
+@pytest.mark.failure(1)
 def test_full_text_of_a_bad_target():
     target = torch.zeros(4, 20, dtype=torch.long)
     target[3, 17] = 10
@@ -376,6 +378,7 @@ def test_check_targets_switches_and_restores():
     assert _targets.checking is before
 
 
+@pytest.mark.failure(1)
 def test_check_targets_finds_what_the_op_lets_pass(monkeypatch):
     """As on a GPU: the op itself raises nothing."""
 

@@ -245,6 +245,7 @@ def test_mixed_dtypes_are_promoted(name, dtypes):
     assert x.grad.dtype is x.dtype and t.grad.dtype is t.dtype
 
 
+@pytest.mark.failure(11)
 @pytest.mark.parametrize("name", [CE, NLL])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8], ids=str)
 @pytest.mark.parametrize("x", [X, N3, N4, N5], ids=label)
@@ -267,6 +268,7 @@ def test_weighted_mean_does_not_overflow():
     assert T.l1_loss(x, t, weight=w) == 16.0
 
 
+@pytest.mark.failure(44)
 def test_kl_div_warns_when_it_broadcasts():
     """torch does not."""
     with pytest.warns(
@@ -276,6 +278,7 @@ def test_kl_div_warns_when_it_broadcasts():
     torch.testing.assert_close(loss, F.kl_div(X, Q[0], reduction="batchmean"))
 
 
+@pytest.mark.failure(62)
 def test_pairs_are_named_in_the_warning():
     with pytest.warns(UserWarning, match=r"every input meets every target: pass input.squeeze\(-1\)"):
         T.mse_loss(P[:, :1], R[:, 0])
@@ -337,6 +340,7 @@ def test_weight_that_requires_grad_is_fine_without_grad():
 # Autocast
 
 
+@pytest.mark.failure(78)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("pair", ["same", "float32", "float64"])
 @pytest.mark.parametrize("name", (*LOSSES, "probabilities", "softmax", "log_softmax"))

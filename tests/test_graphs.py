@@ -16,6 +16,7 @@ def sample(loss, dtype=torch.float32):
     return leaves(loss, *loss.sample((4, 5), 3), dtype)
 
 
+@pytest.mark.failure(80)
 @each_of_few
 def test_compile_keeps_the_kernels(loss):
     """The graphs call our ops, one forward and one backward, and nothing that was taken apart."""
@@ -60,6 +61,7 @@ def test_selective_checkpoint(loss):
     assert x.grad is not None
 
 
+@pytest.mark.failure(69)
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_third_derivative_is_refused(loss):
     """A third derivative is an error, not a silent zero."""

@@ -9,6 +9,7 @@ import torchloss.functional
 from torchloss.testing.losses import LOSSES
 
 
+@pytest.mark.failure(37, 46)
 def test_sum_of_more_than_2_31_elements():
     row = torch.linspace(-2, 2, 2**16 + 3)
     x = row.expand(2**15 + 1, -1)
@@ -17,6 +18,7 @@ def test_sum_of_more_than_2_31_elements():
     assert_close(sum.double(), (row.double() ** 2).sum() * len(x), rtol=1e-6, atol=0)
 
 
+@pytest.mark.failure(46)
 def test_rows_of_more_than_2_31_elements():
     row = torch.linspace(-2, 2, 2**15 + 1)
     x, y = row.expand(2**16 + 3, -1), torch.tensor(len(row) - 1)
@@ -25,6 +27,7 @@ def test_rows_of_more_than_2_31_elements():
     assert_close(loss.double(), row.double().logsumexp(0) - row[-1].double(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.failure(47, 49)
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_strides_beyond_2_31(loss, dim):
@@ -85,6 +88,7 @@ def need_memory(gigabytes):
 large = pytest.mark.capability("2^31 + 10 elements in memory")
 
 
+@pytest.mark.failure(46)
 @large
 @pytest.mark.slow
 def test_mse_of_a_large_tensor(pattern):
@@ -101,6 +105,7 @@ def test_mse_of_a_large_tensor(pattern):
         assert_close(x.grad[at].double(), 2 * (x.detach()[at].double() - t[at].double()), **ROUNDING)
 
 
+@pytest.mark.failure(46)
 @large
 @pytest.mark.slow
 def test_cross_entropy_of_two_long_rows(pattern):
@@ -124,6 +129,7 @@ def test_cross_entropy_of_two_long_rows(pattern):
             assert_close(x.grad[row, at].double(), upstream * share, **ROUNDING)
 
 
+@pytest.mark.failure(47)
 @large
 @pytest.mark.slow
 def test_cross_entropy_of_many_short_rows(pattern):

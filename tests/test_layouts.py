@@ -62,6 +62,7 @@ VIEWS = (
 )
 
 
+@pytest.mark.failure(10, 56)
 @each_device
 @pytest.mark.parametrize("view", VIEWS)
 @each_loss
@@ -82,6 +83,7 @@ def test_any_layout(loss, view, device):
                     assert_close(a, b, rtol=1e-13, atol=1e-14, msg=lambda m, w=(shape, roles, reduction): f"{w}: {m}")
 
 
+@pytest.mark.failure(20, 21)
 @each_device
 @each_loss
 def test_empty(loss, device):
@@ -105,6 +107,7 @@ def test_one_number(loss, device):
             assert_close(a, b.reshape(()))
 
 
+@pytest.mark.failure(51, 61)
 @each_device
 @each_loss
 def test_inputs_are_untouched_and_not_returned(loss, device):
@@ -159,6 +162,7 @@ def test_nan_stays_where_it_is(loss, device):
             assert torch.equal(clean[elsewhere], dirty[elsewhere])
 
 
+@pytest.mark.failure(54)
 @each_device
 @each_loss
 def test_backward_again(loss, device):

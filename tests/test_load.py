@@ -68,6 +68,7 @@ def test_threads_with_inputs_of_their_own(loss):
         assert all(pool.map(run, range(8)))
 
 
+@pytest.mark.failure(54)
 @pytest.mark.capability("eight Python threads at once")
 @each_of_few
 def test_threads_share_a_graph(loss):
@@ -176,6 +177,7 @@ def families():
     return found
 
 
+@pytest.mark.failure(81)
 @pytest.mark.capability("spawned and forked processes", losses=FEW)
 def test_the_same_bits_in_other_processes():
     found = in_child("spawn", families, 120)
@@ -187,6 +189,7 @@ def forks_after_threads():
     return [in_child("fork", f, 5) for f in (digest, torchs_own)]
 
 
+@pytest.mark.failure(81)
 @pytest.mark.slow
 def test_fork_after_threads_hangs_as_torchs_own_operators_do():
     ours, theirs = in_child("spawn", forks_after_threads, 120)
@@ -208,6 +211,7 @@ def deterministic():
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.failure(6, 77)
 @pytest.mark.capability("deterministic mode")
 @each_device
 @each_loss

@@ -174,6 +174,7 @@ def test_gradients_add_up_until_they_are_zeroed(numbers):
 # Squared, absolute and Huber's error of a number r
 
 
+@pytest.mark.failure(45)
 def test_how_far_errors_pull(device):
     """L2' = 2 r grows, L1' = sign(r) does not, Huber' = clamp(r, -delta, delta) is both."""
     r = torch.tensor([-1000.0, -3.0, -0.5, 0.5, 3.0, 1000.0], dtype=torch.float64, device=device)

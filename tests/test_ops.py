@@ -13,6 +13,7 @@ def test_every_op_has_a_row():
     assert registered() == expected
 
 
+@pytest.mark.failure(61, 79)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.filterwarnings("ignore")  # of torch's own tracing
@@ -34,6 +35,7 @@ def test_aot_dispatch_of_the_loss(loss):
     opcheck(op, args, test_utils="test_aot_dispatch_dynamic")
 
 
+@pytest.mark.failure(79)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_fake_kernels_agree(loss, dtype):
@@ -63,6 +65,7 @@ def broken(value, what):
         yield what + " with fewer rows", value[:-1]
 
 
+@pytest.mark.failure(63)
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_bad_tensors_raise(loss):
     """One wrong tensor at a time, in every place of every op: an error, never a result, never a crash."""
@@ -89,6 +92,7 @@ def test_bad_numbers_raise(loss):
                     op(*args[:i], bad, *args[i + 1 :])
 
 
+@pytest.mark.failure(2, 3)
 @pytest.mark.parametrize("bad", [5, -1, 2**31, 2**63 - 1, -(2**63), -101])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 def test_bad_targets_raise(name, bad):

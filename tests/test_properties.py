@@ -89,6 +89,7 @@ def size(*tensors: Tensor) -> float:
 # As torch in float64
 
 
+@pytest.mark.failure(5)
 @given(labelled(wild), REDUCTIONS)
 def test_cross_entropy_is_torchs(case, reduction):
     x, y, options = case
@@ -146,6 +147,7 @@ def test_distances_are_torchs(name, case, reduction):
         close(a, b, size(*case))
 
 
+@pytest.mark.failure(41)
 @pytest.mark.parametrize("log_target", [False, True])
 @given(case=pairs(wild), reduction=REDUCTIONS)
 def test_kl_div_is_torchs(log_target, case, reduction):
@@ -241,6 +243,7 @@ def test_sum_is_mean_times_count(case):
         close(f(x, -x, reduction="sum"), f(x, -x) * x.numel(), size(x) ** 2 * 30)
 
 
+@pytest.mark.failure(19)
 @given(labelled(wild), REDUCTIONS)
 def test_to_ignore_a_row_is_to_delete_it(case, reduction):
     x, y, options = case
@@ -272,6 +275,7 @@ def test_each_row_alone_is_as_in_the_batch(case):
         close(a[1][i], b[1])
 
 
+@pytest.mark.failure(67)
 @given(labelled(wild), REDUCTIONS)
 def test_the_value_does_not_depend_on_requires_grad(case, reduction):
     x, y, options = case
