@@ -260,16 +260,19 @@ def test_huber_in_float16(delta, device):
 @failure(40)
 @each_device
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.family == "pointwise"], ids=str)
-def test_a_mask_before_the_loss(loss, device):
-    """After it, 0 times what an infinite number gave is NaN, as torch's; so the number is taken out before."""
-    x, t = (a.to(device) for a in loss.sample((4, 5)))
+def test_a_mask_goes_before_the_loss(loss, device):
+    """After it, 0 times what an infinite number gave is NaN, as torch's; but only there."""
+    x, t = (a.to(device) for a in loss.sample((4, 70)))
     _, expected = value_and_gradient(lambda x: loss.ours(x, t, "none"), x)
-    mask = torch.arange(20, device=device).reshape(4, 5) % 3 == 0
+    mask = torch.arange(280, device=device).reshape(4, 70) % 3 == 0
     x[mask] = torch.inf
-    x.requires_grad_()
-    loss.ours(x.where(~mask, 0.5), t, "none").where(~mask, 0).sum().backward()
-    assert not x.grad[mask].any()
-    assert_close(x.grad[~mask], expected[~mask])
+    masked = lambda x: loss.ours(x.where(~mask, 0.5), t, "none").where(~mask, 0)  # noqa: E731
+    _, grad = value_and_gradient(masked, x)
+    assert not grad[mask].any()
+    assert_close(grad[~mask], expected[~mask])
+    if loss.name != "binary_cross_entropy":  # which refuses the number
+        _, grad = value_and_gradient(lambda x: loss.ours(x, t, "none").where(~mask, 0), x)
+        assert_close(grad[~mask], expected[~mask])
 
 
 @failure(41)
@@ -305,15 +308,6 @@ def test_batchmean_of_a_broadcast(rows):
     with pytest.warns(UserWarning, match="kl_div broadcasts"):
         loss = T.kl_div(x, t, reduction="batchmean")
     assert_close(loss, F.kl_div(x, t, reduction="sum") / rows[0])
-
-
-@failure(48)
-@pytest.mark.slow
-def test_more_rows_than_32_bits_count():
-    rows = 2**31 + 3
-    x = torch.tensor([0.5, -1.0]).expand(rows, 2)
-    loss = T.nll_loss(x, torch.tensor(1).expand(rows), reduction="sum")
-    assert_close(loss.item(), float(rows), rtol=1e-6, atol=0)
 
 
 # Memory

@@ -153,3 +153,12 @@ def test_cross_entropy_of_many_short_rows(pattern):
         loss_.sum().backward()
         assert_close(loss.detach()[at].double(), loss_.detach(), **ROUNDING)
         assert_close(x.grad[at].double(), x_.grad, **ROUNDING)
+
+
+@pytest.mark.failure(48)
+@pytest.mark.slow
+def test_more_than_2_31_rows():
+    need_memory(10)
+    rows = 2**31 + 3
+    bits = torchloss.functional.entropy(torch.tensor([0.5, 0.5]).expand(rows, 2), base=2, reduction="sum")
+    assert_close(bits.item(), float(rows), rtol=1e-6, atol=0)
