@@ -54,8 +54,6 @@ def check(capability, *losses):
 def dtensor(loss, rank):
     from torch.distributed.tensor import init_device_mesh
 
-    import torchloss.distributed  # noqa: F401
-
     mesh = init_device_mesh("cpu", (2,))
     for reduction in loss.reductions:
         for dim in (0, 1):
@@ -99,6 +97,8 @@ def dtensor_in_loss_parallel(loss, rank):
 def dtensor_beside_a_plain_tensor(loss, rank):
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
+    import torchloss.distributed  # noqa: F401
+
     x, t = loss.sample((4, 6))
     for dim in (0, 1):
         dx = distribute_tensor(x, init_device_mesh("cpu", (2,)), [Shard(dim)])
@@ -108,6 +108,8 @@ def dtensor_beside_a_plain_tensor(loss, rank):
 
 def shard_and_compare(loss, reduction, dim, mesh, shape=(4, 6)):
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+
+    import torchloss.distributed  # noqa: F401
 
     x, t = leaves(loss, *loss.sample(shape))
     y = loss.oracle(x, t, reduction)
