@@ -80,7 +80,7 @@ def marked_failures():
 def test_failures_are_those_that_tests_are_marked_with():
     """Every number has its tests or a reason, every test that is named is there, and each side names the other."""
     (page, named), (marks, there) = failures_on_the_page(), marked_failures()
-    assert not named - there, "no such tests"
+    assert not named - there, f"no such tests: {sorted(named - there)}"
     wrong = {test for test in page.keys() | marks.keys() if page.get(test) != marks.get(test)}
     assert not wrong, [(test, "page:", page.get(test), "marked:", marks.get(test)) for test in wrong]
 
