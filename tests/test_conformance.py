@@ -9,6 +9,11 @@ from torchloss.testing.losses import DEVICES, FEW, LOSSES
 pytestmark = pytest.mark.usefixtures("one_thread")
 # By their numbers in docs/failures.md: what has gone wrong elsewhere and the check sees.
 FAILURES = {
+    "targets_of_a_byte": (11,),
+    "masked_classes": (22,),
+    "common_offset": (24, 25),
+    "broadcast": (44,),
+    "compile_in_bfloat16": (78,),
     "edge": (1, 6, 9, 11, 12, 14, 20, 22, 23, 42),
     "value": (8, 9, 18),
     "any_layout": (10, 56, 59),

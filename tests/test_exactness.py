@@ -178,6 +178,7 @@ def sweep(name, dtype, kind, device, many):
     return worst
 
 
+@pytest.mark.failure(25, 29, 31, 32)
 @each_device
 @pytest.mark.parametrize("classes", CLASSES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
