@@ -13,7 +13,7 @@ MAPS = ("softmax", "log_softmax")
 CLASS_WEIGHTS = ("cross_entropy", "cross_entropy_probs", "nll_loss")
 INDEX = ("cross_entropy", "nll_loss")
 FLOAT_TARGET = ("cross_entropy_probs", "kl_div_with_logits")
-SAVED = {"cross_entropy_probs": 4, "nll_loss": 0, "entropy": 0, "softmax_entropy": 3, "kl_div_with_logits": 5}
+SAVED = {"cross_entropy_probs": 4, "nll_loss": 0, "entropy": 0, "softmax_entropy": 3, "kl_div_with_logits": 7}
 ORDERS = ("", "_backward", "_double_backward")
 
 

@@ -128,18 +128,20 @@ def margin_trial(p, name, y, n, m, dtype, expected):
     program = exact_of_log_softmax if name == "log_softmax" else exact_at_any_margin
     options = {"dim": 1} if name == "log_softmax" else {"reduction": "sum"}
     where = f"{n} classes, margin {m}, target {y}, {dtype}"
-    return Trial(program, make, options, lambda _: numbers(expected), where=where, dtype=dtype, tolerance=tolerance)
+    return Trial(
+        program, make, options, lambda _: numbers(expected, name), where=where, dtype=dtype, tolerance=tolerance
+    )
 
 
-def numbers(expected):
-    value, *slopes = torch.tensor(expected, dtype=torch.float64)
-    return value, torch.stack(slopes)
+def numbers(expected, name=""):
+    value, first, last = torch.tensor(expected, dtype=torch.float64)
+    return value, first, None if name == "softmax_entropy" else last  # there a difference of numbers near each other
 
 
 def exact_of_log_softmax(f, x, t):
     y = f(x)[0, 0]
     y.backward()
-    return y, x.grad.flatten()[[0, -1]]
+    return y, x.grad.flatten()[0], x.grad.flatten()[-1]
 
 
 @check("precision", trials=margins)
@@ -147,7 +149,7 @@ def exact_at_any_margin(f, x, t):
     """Loss and gradient are right to rounding however far the right class leads, where torch's round to 0."""
     y = f(x, t)
     y.backward()
-    return y, x.grad.flatten()[[0, -1]]
+    return y, x.grad.flatten()[0], x.grad.flatten()[-1]
 
 
 def offsets(p: Problem) -> Iterator[Trial]:
@@ -178,4 +180,4 @@ def common_offset(f, x, t):
     """A million added to every logit changes nothing."""
     y = f(x, t)
     y.backward()
-    return y, x.grad.flatten()[[0, -1]]
+    return y, x.grad.flatten()[0], x.grad.flatten()[-1]
