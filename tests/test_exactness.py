@@ -237,7 +237,7 @@ for name in tests.ROWWISE:
 
 @pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
 def test_each_instruction_set(level):
-    """That another is used, tests/test_layouts.py knows."""
+    """That each uses another, tests/test_instruction_sets.py knows."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     env = {**os.environ, "TORCHLOSS_CPU": level, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", SWEEP], env=env, capture_output=True, text=True)
