@@ -247,6 +247,7 @@ REGRESSION = [
         for f in ("huber_loss", "smooth_l1_loss", "l1_loss")
         for big in (1e30, inf)
     ),
+    regression("NaN", "l1_loss", [nan], [0.0], value=nan, grad=[nan], torch={"grad": [0]}),
     regression("at 0", "l1_loss", [1.0], [1.0], value=0, grad=[0]),
     regression("at delta", "huber_loss", [0.5, -0.5], [0.0, 0.0], options={"delta": 0.5}, value=0.25, grad=[0.5, -0.5]),
     regression("at beta", "smooth_l1_loss", [0.5, -0.5], [0.0, 0.0], options={"beta": 0.5}, value=0.5, grad=[1, -1]),
@@ -267,6 +268,16 @@ DIVERGENCE = [
     kl("input -inf at target 0", -inf, 0.0, nan, 0),
     kl("negative target", -1.0, -0.5, nan, 0.5),
     kl("input -inf", -inf, 0.5, inf, -0.5),
+    regression(
+        "gradient to a target of 0",
+        "kl_div",
+        [-1.0],
+        [0.0],
+        value=0,
+        grad=[0],
+        target_grad=[-inf],
+        torch={"target_grad": [nan]},
+    ),
     regression(
         "gradient to the target",
         "kl_div",
