@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchloss.functional as T
-from torchloss.testing.checks.values import one_rounding, upstream
+from torchloss.testing.checks.precision import one_rounding
+from torchloss.testing.checks.values import upstream
 from torchloss.testing.losses import DEVICES, FEW, LOSSES, NEW, leaves
 
 failure = pytest.mark.failure

@@ -79,7 +79,7 @@ def cell(outcomes: list[str], reasons: list[str]) -> str:
 
 def table(rows: dict[str, dict[str, list[str]]], reasons: list[str]) -> str:
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
-    for name, row in rows.items():
+    for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
         lines.append(f"| {name} | " + " | ".join(cell(row[c], reasons) for c in COLUMNS) + " |")
     return "\n".join(lines)
 

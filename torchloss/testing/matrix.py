@@ -88,8 +88,8 @@ def failures(report: Report) -> Iterator[str]:
 
 
 def one_line(row: Row) -> str:
-    detail = row.detail.replace("|", "\\|").replace("<", "&lt;").split(". ")[0]
-    return f"`{detail[:160]}` ({row.where})"
+    detail = row.detail.replace("|", "\\|").replace("`", "'").split("  ")[0]
+    return f"`{detail[:160].rstrip()}` ({row.where})"
 
 
 def cross_entropies() -> Iterator[str]:

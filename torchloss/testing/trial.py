@@ -76,10 +76,21 @@ class Trial:
             except Exception as error:
                 if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                     raise Unsupported(str(error)) from error
+                if type(error).__module__.startswith("torch._dynamo"):  # what the compiler tells of an Unsupported
+                    self._ask(fn)
                 return [], error
         if self.warns and not any(str(w.message).startswith(self.warns) for w in caught):
             return [], AssertionError(f"no warning that begins with: {self.warns}")
         return results, None
+
+    def _ask(self, fn: Callable) -> None:
+        """Raises Unsupported if the plain call does."""
+        try:
+            bound(fn, self.options)(*self.make())
+        except Unsupported:
+            raise
+        except Exception:
+            pass
 
     def expectation(self, results: list) -> list:
         with warnings.catch_warnings():

@@ -1,7 +1,4 @@
-"""Layouts, what is left untouched, and the same bits every time."""
-
-import functools
-from concurrent.futures import ThreadPoolExecutor
+"""Layouts, and what is left untouched."""
 
 import torch
 
@@ -109,59 +106,6 @@ def nan_stays_in_its_row(f, x, t):
 
 def upstream_sum(y):
     return (y * upstream(y)).nansum() if y.dim() else y
-
-
-# The same bits
-
-
-def bits(f, x, t):
-    y = f(x, t)
-    return y.detach(), *torch.autograd.grad(y, x, upstream(y))
-
-
-def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
-
-
-large = functools.partial(
-    check,
-    "determinism",
-    shapes=[(300, 331), (5000, 7), (3, 50, 400)],
-    dtypes=lambda p: p.dtypes[1:2] or p.dtypes,
-    reference=False,
-)
-
-
-@large(few=True)
-def the_same_bits_every_run(f, x, t):
-    """Repeated runs give the same bits."""
-    first = bits(f, x, t)
-    for _ in range(3):
-        assert same(first, bits(f, x, t)), "another result"
-
-
-@large(few=True)
-def the_same_bits_on_any_number_of_threads(f, x, t):
-    """1, 2 and 4 threads give the same bits."""
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            results.append(bits(f, x, t))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert same(results[0], other), f"{results[0][0]} on one thread, {other[0]} on more"
-
-
-@large(few=True, reductions="last")
-def eight_python_threads(f, x, t):
-    """Eight threads of Python at once give the same bits."""
-    first = bits(f, x, t)
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: bits(f, x.detach().requires_grad_(), t), range(16)))
-    assert all(same(first, other) for other in found), "another result"
 
 
 # More than 2^31 elements

@@ -106,7 +106,8 @@ def gradient_of_the_weight(f, x, t):
 
 
 def with_masked_classes(p: Problem) -> Iterator[Trial]:
-    for loss in p.losses if p.like in ("cross_entropy", "softmax", "log_softmax") else ():
+    finite_only = getattr(p.fn, "finite_only", False)
+    for loss in p.losses if p.like in ("cross_entropy", "softmax", "log_softmax") and not finite_only else ():
         if loss.target_grad or "label_smoothing" in loss.params:
             continue  # 0 times infinity
 
