@@ -1,7 +1,6 @@
 """torch.compile and torch.export: one graph, the right numbers, no recompilation without need."""
 
 import torch
-import torch._dynamo.testing
 import torch.func as func
 import torch.utils.checkpoint as checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,8 +60,10 @@ def compile_with_inductor(f, x, t):
 @graphs(reductions="last", reference=False, where=no_weights, few=False)
 def compile_once_for_all_sizes(f, x, t):
     """Dynamic shapes: another batch size does not compile again, and is right."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     g = torch.compile(f, fullgraph=True, backend=counter, dynamic=True)
     first = None
     for n in (4, 7, 9):
