@@ -1,8 +1,10 @@
 """Failures of other losses that no other test would see here. docs/failures.md lists all, with the tests of each."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -440,6 +442,22 @@ def test_backward_of_autocast_is_in_float32(loss, device):
     _, slope = value_and_gradient(lambda x: loss.oracle(x, wide, loss.reductions[-1]), x.double())
     assert y.dtype == torch.float32
     check_rounded([x.grad / 2.0**20], [slope])
+
+
+@failure(74)
+def test_kernels_run_on_the_device_and_stream_of_their_input():
+    """One place launches them, on the input's current stream; every way there sets the input's device first."""
+    texts = {file.name: file.read_text() for file in (Path(__file__).parent.parent / "csrc" / "cuda").iterdir()}
+    assert not [name for name, text in texts.items() if "<<<" in text]
+    assert [name for name, text in texts.items() if "cudaLaunchKernel" in text] == ["launch.h"]
+    assert "config.stream = current_stream(device);" in texts["launch.h"]
+    guarded = 0
+    for name in ("device.h", "sums.cu"):
+        for way, body in re.findall(r"(?:Cuda::|static \w+ )(\w+)\([^;{]*\) \{(.*?)\n *\}\n", texts[name], re.S):
+            if body.strip():
+                assert body.strip().startswith("const DeviceGuard guard(args.device);"), (name, way)
+                guarded += 1
+    assert guarded == 4
 
 
 UNCHANGED = """
