@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def test_a_wrong_gradient_is_found_and_shown():
 
 def run_script(code, tmp_path):
     (tmp_path / "wrong.py").write_text(code)
-    done = subprocess.run([sys.executable, "wrong.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    command, env = [sys.executable, "wrong.py"], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     return done.stdout + done.stderr
 
 
@@ -74,6 +76,7 @@ def no_double_backward(input, target, **options):
         ("no_double_backward", "second"),
         ("no_double_backward", "jvp"),
         ("wrong_value", "any_layout"),
+        ("wrong_value", "masked_classes"),
     ],
 )
 def test_a_reproduction_runs_and_shows_the_failure(name, check, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from .losses import DTYPES, LOSSES
 from .report import Report, Row
 from .trial import Unsupported
 
-__all__ = ["CHECKS", "Report", "Row", "Unsupported", "check_loss", "inputs", "losses"]
+__all__ = ["CHECKS", "Problem", "Report", "Row", "Unsupported", "check_loss", "inputs", "losses", "table"]
 
 
 def check_loss(

@@ -33,6 +33,9 @@ SHAPES = [
 ]
 
 
+PRINTED = 128  # larger inputs are not printed number by number, but made again
+
+
 @dataclass(frozen=True)
 class Problem:
     """The function under test, and what it is tried on."""
@@ -100,13 +103,15 @@ class Check:
         """The first failure decides."""
         start, ran, unsupported = time.perf_counter(), 0, {}
         row = Row(self.name, self.group, self.promise, "not applicable")
-        for trial in trials:
+        for i, trial in enumerate(trials):
             try:
                 trial.run(problem.fn)
                 ran += 1
             except Unsupported as reason:
                 unsupported[str(reason)] = trial.where
             except Failure as failure:
+                if trial.big is None and trial.make()[0].numel() > PRINTED:
+                    trial.big = found_code(self, problem, name or problem.like, i)
                 row = row.failed(failure, trial, problem.fn, name or problem.like)
                 break
         else:
@@ -179,6 +184,15 @@ def check(
         return program
 
     return register
+
+
+def found_code(check: Check, p: Problem, name: str, i: int) -> str:
+    """The lines that make the inputs of a check's i-th trial again."""
+    problem = f"Problem({name}, {p.like!r}, table({p.like!r}), {p.device!r}, {p.dtypes})"
+    return (
+        "from torchloss.testing import CHECKS, Problem, table\n\n"
+        f'x, t = list(CHECKS["{check.name}"].trials({problem}))[{i}].make()'
+    )
 
 
 def sample_code(p: Problem, loss: Loss, shape, dtype, leaves: bool, target_grad: bool) -> str:

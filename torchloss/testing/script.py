@@ -121,7 +121,9 @@ def sources(program: Callable) -> list[str]:
         found[thing.__name__] = source[start:] + "\n"
 
     def add(name: str, value: Any) -> None:
-        if inspect.ismodule(value):
+        if value is torch:
+            pass
+        elif inspect.ismodule(value):
             imports[name] = f"import {value.__name__}" + ("" if name == value.__name__.split(".")[0] else f" as {name}")
         elif not callable(value):
             found[name] = f"{name} = {value!r}\n"
