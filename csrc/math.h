@@ -58,7 +58,7 @@ HD T sign(T x) {
 }
 
 // e^d - 1 - d for |d| <= 1, without cancellation: d^2 times a polynomial, whose error is below
-// 3e-9, in double 7e-18. Measured: 2.4 ulp.
+// 3e-9, in double 7e-18. Measured: 2.6 ulp.
 template <class T>
 HD T exp_excess(T d) {
   T p;
