@@ -11,13 +11,14 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .losses import DTYPES, LOSSES, Loss
 from .report import Row
-from .trial import Failure, Trial, Unsupported
+from .trial import Failure, Trial, Unsupported, bound
 
 SHAPES = [
     (1, 1),
@@ -31,7 +32,6 @@ SHAPES = [
     (2, 67, 3, 5),
     (2, 5, 3, 4),
 ]
-
 
 PRINTED = 128  # larger inputs are not printed number by number, but made again
 
@@ -69,8 +69,20 @@ def inputs(loss: Loss, shape, dtype, device, seed=0, batch=0, leaves=True, targe
 def exact(x: Tensor | None) -> Tensor | None:
     """The same numbers in float64, as a leaf of their own, or as int64."""
     if x is None or not x.is_floating_point():
-        return x if x is None else x.long()
-    return x.detach().double().requires_grad_(x.requires_grad)
+        return x if x is None else x.long().contiguous()
+    return x.detach().double().contiguous().requires_grad_(x.requires_grad)
+
+
+def against_torch(
+    program: Callable, loss: Loss, make: Callable, options: dict[str, Any], reference: Callable | None = None, **fields
+) -> Trial:
+    """A trial whose results must be those of torch's loss, run on the same numbers in float64."""
+
+    def expected(_):
+        wide = {k: exact(v) if torch.is_tensor(v) else v for k, v in options.items()}
+        return (reference or program)(bound(loss.reference, wide), *map(exact, make()))
+
+    return Trial(program, make, options, expected, **fields)
 
 
 @dataclass(frozen=True)
@@ -95,23 +107,23 @@ class Check:
         if not self.row_each:
             return [self._row(self.trials(problem), problem, name)]
         return [
-            self._row([trial], problem, name)._replace(name=f"{self.name.replace('_', ' ')}: {trial.where}")
-            for trial in self.trials(problem)
+            self._row([trial], problem, name, i)._replace(name=f"{self.name.replace('_', ' ')}: {trial.where}")
+            for i, trial in enumerate(self.trials(problem))
         ]
 
-    def _row(self, trials: Iterable[Trial], problem: Problem, name: str) -> Row:
+    def _row(self, trials: Iterable[Trial], problem: Problem, name: str, first: int = 0) -> Row:
         """The first failure decides."""
         start, ran, unsupported = time.perf_counter(), 0, {}
         row = Row(self.name, self.group, self.promise, "not applicable")
-        for i, trial in enumerate(trials):
+        for i, trial in enumerate(trials, first):
             try:
                 trial.run(problem.fn)
                 ran += 1
             except Unsupported as reason:
                 unsupported[str(reason)] = trial.where
             except Failure as failure:
-                if trial.big is None and trial.make()[0].numel() > PRINTED:
-                    trial.big = found_code(self, problem, name or problem.like, i)
+                if trial.make()[0].numel() > PRINTED:
+                    trial.big = made_again(self, problem, name or problem.like, i)
                 row = row.failed(failure, trial, problem.fn, name or problem.like)
                 break
         else:
@@ -137,7 +149,6 @@ def check(
     batch: int = 0,
     reference: Callable | bool = True,  # what gives the expected results with torch's loss: the program itself, or
     tolerance: Callable | None = None,  # another one, or nothing, where the program asserts what must hold
-    views: Callable[[Loss, Tensor, Tensor | None], Iterator] | None = None,
     slow: bool = False,
     row_each: bool = False,
     trials: Callable[[Problem], Iterable[Trial]] | None = None,
@@ -158,27 +169,14 @@ def check(
             make = functools.partial(inputs, loss, shape, dtype, p.device, 3, batch, leaves, target_grad)
             options = loss.options(shape, reduction, dtype, p.device)
 
-            def expected(_):
-                x, t = make()
-                wide = {k: exact(v) if torch.is_tensor(v) else v for k, v in options.items()}
-                results = Trial(reference if callable(reference) else program, lambda: (exact(x), exact(t)), wide)
-                values, error = results.results(loss.reference)
-                if error:
-                    raise error
-                return values
-
-            return Trial(
-                program,
-                make,
-                options,
-                expected if reference else None,
-                where=f"{loss}, reduction={reduction}, {tuple(shape)}, {dtype}",
-                tolerance=tolerance,
-                dtype=dtype,
-                big=None
-                if batch or len(make()[0].reshape(-1)) <= 64
-                else sample_code(p, loss, shape, dtype, leaves, target_grad),
-            )
+            fields = {
+                "where": f"{loss}, reduction={reduction}, {tuple(shape)}, {dtype}",
+                "tolerance": tolerance,
+                "dtype": dtype,
+            }
+            if not reference:
+                return Trial(program, make, options, **fields)
+            return against_torch(program, loss, make, options, reference if callable(reference) else program, **fields)
 
         CHECKS[program.__name__] = Check(program, group, trials or product, slow, row_each)
         return program
@@ -186,17 +184,11 @@ def check(
     return register
 
 
-def found_code(check: Check, p: Problem, name: str, i: int) -> str:
+def made_again(check: Check, p: Problem, name: str, i: int) -> str:
     """The lines that make the inputs of a check's i-th trial again."""
-    problem = f"Problem({name}, {p.like!r}, table({p.like!r}), {p.device!r}, {p.dtypes})"
+    rows = f"[losses.LOSSES[i] for i in {[LOSSES.index(loss) for loss in p.losses]}]"
     return (
-        "from torchloss.testing import CHECKS, Problem, table\n\n"
-        f'x, t = list(CHECKS["{check.name}"].trials({problem}))[{i}].make()'
+        "from torchloss.testing import CHECKS, Problem, losses\n\n"
+        f"problem = Problem({name}, {p.like!r}, {rows}, {p.device!r}, {p.dtypes})\n"
+        f'x, t = list(CHECKS["{check.name}"].trials(problem))[{i}].make()'
     )
-
-
-def sample_code(p: Problem, loss: Loss, shape, dtype, leaves: bool, target_grad: bool) -> str:
-    """The line that makes a large sample again."""
-    i = LOSSES.index(loss)
-    rest = f"{tuple(shape)}, {dtype}, {p.device!r}, seed=3, leaves={leaves}, target_grad={target_grad}"
-    return f"from torchloss.testing import inputs, losses\n\nx, t = inputs(losses.LOSSES[{i}], {rest})"

@@ -7,20 +7,13 @@ import torch.func as func
 import torch.utils.checkpoint as checkpoint
 from torch.autograd import gradcheck
 
-from ..kit import check, exact, inputs
-from ..trial import Trial, bound
-from .values import upstream
+from ..kit import against_torch, check, inputs
+from .values import upstream, value_and_gradient
 
 
 def weighted(y):
     """A number on which every entry has another influence."""
     return (y * upstream(y)).sum()
-
-
-def value_and_gradient(f, x, t):
-    y = f(x, t)
-    weighted(y).backward()
-    return y, x.grad
 
 
 def modes(**options):
@@ -133,11 +126,8 @@ def under_autocast(p):
         make = functools.partial(inputs, loss, (4, 5), torch.bfloat16, p.device, leaves=False)
         options = loss.options((4, 5), loss.reductions[-1], torch.bfloat16, p.device)
 
-        def expected(_, loss=loss, make=make, options=options):
-            dtype = torch.bfloat16 if loss.family == "map" else torch.float32
-            return bound(loss.reference, options)(*(exact(a) for a in make())).to(dtype)
-
-        yield Trial(autocast, make, options, expected, where=str(loss))
+        dtype = torch.bfloat16 if loss.family == "map" else torch.float32
+        yield against_torch(autocast, loss, make, options, lambda f, x, t: f(x, t), where=str(loss), dtype=dtype)
 
 
 @modes(trials=under_autocast)

@@ -7,8 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kit import check
 from ..trial import Unsupported
-from .autograd import batch_dims, gradient_of_each, value_and_gradient, weighted
-from .precision import of, one_rounding, rows_exist
+from .autograd import batch_dims, gradient_of_each, weighted
+from .precision import is_reduced, one_rounding, only
+from .values import value_and_gradient
 
 
 def graphs(**options):
@@ -44,7 +45,7 @@ def compile_eager_backend(f, x, t):
     return value_and_gradient(compiled(f, "eager"), x, t)
 
 
-@graphs(dtypes=of(torch.bfloat16), where=rows_exist, reference=value_and_gradient, tolerance=one_rounding)
+@graphs(dtypes=only(torch.bfloat16), where=is_reduced, reference=value_and_gradient, tolerance=one_rounding)
 def compile_in_bfloat16(f, x, t):
     """A compiled loss of 16-bit numbers rounds no more than an eager one."""
     torch._dynamo.reset()

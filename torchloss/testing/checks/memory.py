@@ -2,9 +2,9 @@
 
 import torch
 
-from ..kit import Problem, check, inputs
-from ..trial import Trial, Unsupported, bound
-from .values import upstream
+from ..kit import Problem, against_torch, check, inputs
+from ..trial import Unsupported
+from .values import upstream, value_and_gradient
 
 # Where the numbers lie.
 
@@ -128,14 +128,7 @@ def far_apart(p: Problem):
                 stride = (2**30 + 7, 1) if dim == 0 else (1, 2**30 + 7)
                 return place.as_strided(shape, stride).copy_(x).requires_grad_(), t
 
-            def expected(_, loss=loss, shape=shape, options=options):
-                x, t = inputs(loss, shape, dtype, "cpu")
-                y = bound(loss.reference, {k: v.double() if torch.is_tensor(v) else v for k, v in options.items()})(
-                    x.double(), t.double() if t is not None and t.is_floating_point() else t
-                )
-                return y.to(dtype)
-
-            yield Trial(strides_beyond_2_31, make, options, expected, where=f"{loss}, {shape}")
+            yield against_torch(strides_beyond_2_31, loss, make, options, where=f"{loss}, {shape}", dtype=dtype)
 
 
 @check("memory", trials=far_apart)
@@ -158,20 +151,12 @@ def layouts(p: Problem):
                             x = view(x) if "x" in roles else x
                             return x.detach().requires_grad_(), view(t) if "t" in roles else t
 
-                        def expected(_, make=make, loss=loss, shape=shape, reduction=reduction):
-                            x, t = make()
-                            x, t = x.detach().contiguous().requires_grad_(), None if t is None else t.contiguous()
-                            options = loss.options(shape, reduction, p.main, p.device)
-                            return any_layout(bound(loss.reference, options), x, t)
-
                         options = loss.options(shape, reduction, p.main, p.device)
                         where = f"{loss}, reduction={reduction}, {shape}, {view.__name__} {roles}"
-                        yield Trial(any_layout, make, options, expected, where=where)
+                        yield against_torch(any_layout, loss, make, options, where=where)
 
 
 @check("memory", trials=layouts)
 def any_layout(f, x, t):
     """Slices, steps, transposes, channels last, expanded and misaligned inputs and targets."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
+    return value_and_gradient(f, x, t)

@@ -7,16 +7,16 @@ import torch
 
 from ..kit import Problem, check
 from ..trial import Trial
-from .values import upstream
+from .values import value_and_gradient
 
 UNIT = {torch.float64: 2**-53, torch.float32: 2**-24, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
-def rows_exist(loss):
+def is_reduced(loss):
     return loss.family != "map"
 
 
-def of(dtype):
+def only(dtype):
     return lambda p: [dtype] if dtype in p.dtypes else []
 
 
@@ -34,15 +34,13 @@ def one_rounding(mine, exact):
 
 
 def rounded(dtype):
-    return dict(shapes=[(3, 5), (4, 1000), (4, 10, 6), (3, 20000)], dtypes=of(dtype), tolerance=one_rounding)
+    return dict(shapes=[(3, 5), (4, 1000), (4, 10, 6), (3, 20000)], dtypes=only(dtype), tolerance=one_rounding)
 
 
 @check("precision", **rounded(torch.float32))
 def float32(f, x, t):
     """float32: value and gradient are those of float64 but for a few roundings."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
+    return value_and_gradient(f, x, t)
 
 
 @check("precision", **rounded(torch.bfloat16))
@@ -57,27 +55,23 @@ def float16(f, x, t):
     return f(x, t)
 
 
-@check("precision", **rounded(torch.bfloat16), where=rows_exist)
+@check("precision", **rounded(torch.bfloat16), where=is_reduced)
 def bfloat16_gradient(f, x, t):
     """bfloat16: the gradient is that of float64, rounded once."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad
+    return value_and_gradient(f, x, t)[1]
 
 
-@check("precision", **rounded(torch.float16), where=rows_exist)
+@check("precision", **rounded(torch.float16), where=is_reduced)
 def float16_gradient(f, x, t):
     """float16: the gradient is that of float64, rounded once."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad
+    return value_and_gradient(f, x, t)[1]
 
 
 @check(
     "precision",
     shapes=[(1024, 100)],
     dtypes=lambda p: [d for d in p.dtypes if d.itemsize == 2],
-    where=lambda loss: loss.family != "map" and not loss.weights,
+    where=lambda loss: is_reduced(loss) and not loss.weights,
     tolerance=one_rounding,
 )
 def sums_of_16_bit_numbers(f, x, t):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ..kit import SHAPES, Problem, check, exact, inputs
+from ..kit import SHAPES, Problem, against_torch, check, inputs
 from ..losses import Loss
-from ..trial import Trial, bound
+from ..trial import Trial
 
 ZOO = [(3, c) for c in (2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 257, 1017, 4097, 65537)]
 
@@ -15,6 +15,12 @@ ZOO = [(3, c) for c in (2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 257,
 def upstream(y):
     """A gradient from above whose entries differ and are exact in every dtype."""
     return ((torch.arange(y.numel(), device=y.device) % 8 - 3.5) / 4).to(y.dtype).reshape(y.shape)
+
+
+def value_and_gradient(f, x, t):
+    y = f(x, t)
+    y.backward(upstream(y))
+    return y, x.grad
 
 
 @check("values", shapes=SHAPES)
@@ -26,37 +32,27 @@ def value(f, x, t):
 @check("values", shapes=SHAPES)
 def gradient(f, x, t):
     """The gradient is torch's, whatever gradient comes from above."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad
+    return value_and_gradient(f, x, t)[1]
 
 
 @check("values", shapes=SHAPES, where=lambda loss: loss.target_grad, target_grad=True)
 def gradient_of_the_target(f, x, t):
     """The target gets torch's gradient too."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return x.grad, t.grad
+    return value_and_gradient(f, x, t)[1], t.grad
 
 
 @check("values", shapes=ZOO, reductions="last")
 def every_width(f, x, t):
     """Value and gradient are right for rows that fill vectors and blocks, and for one element more or less."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
+    return value_and_gradient(f, x, t)
 
 
 def like_torch(p: Problem, program, loss: Loss, make, where: str) -> Iterator[Trial]:
     """Trials whose inputs are made by hand."""
     for reduction in loss.reductions:
         options = loss.options(make()[0].shape, reduction, p.main, p.device)
-
-        def expected(_, options=options):
-            wide = {k: exact(v) if torch.is_tensor(v) else v for k, v in options.items()}
-            return program(bound(loss.reference, wide), *map(exact, make()))
-
-        yield Trial(program, make, options, expected, where=f"{loss}, reduction={reduction}, {where}", dtype=p.main)
+        where_all = f"{loss}, reduction={reduction}, {where}"
+        yield against_torch(program, loss, make, options, where=where_all, dtype=p.main)
 
 
 BROADCAST = ("l1_loss", "mse_loss", "huber_loss", "smooth_l1_loss", "kl_div")
@@ -76,9 +72,7 @@ def broadcasts(p: Problem) -> Iterator[Trial]:
 @check("values", trials=broadcasts)
 def broadcast(f, x, t):
     """Sizes that broadcast: torch's value, and gradients of the inputs' sizes."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad, t.grad
+    return *value_and_gradient(f, x, t), t.grad
 
 
 NO_WEIGHT_GRADIENT = (
@@ -122,9 +116,7 @@ def with_masked_classes(p: Problem) -> Iterator[Trial]:
 @check("values", trials=with_masked_classes)
 def masked_classes(f, x, t):
     """Hundreds of neighbouring classes masked with -inf: the others as without them."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
+    return value_and_gradient(f, x, t)
 
 
 def with_narrow_targets(p: Problem) -> Iterator[Trial]:
@@ -141,9 +133,7 @@ def with_narrow_targets(p: Problem) -> Iterator[Trial]:
 @check("values", trials=with_narrow_targets)
 def targets_of_a_byte(f, x, t):
     """Class indices as uint8, beyond 127 too."""
-    y = f(x, t)
-    y.backward(upstream(y))
-    return y, x.grad
+    return value_and_gradient(f, x, t)
 
 
 @check("values", shapes=[(0, 5), (0, 5, 3)])
