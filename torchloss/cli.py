@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+from torchloss.arguments import Refusal
+
 try:
     import typer
 except ModuleNotFoundError:  # torchloss itself needs torch alone; main() says what to install
@@ -20,7 +22,10 @@ def main() -> None:
     app.callback()(overview)
     for command in COMMANDS:
         app.command()(command)
-    app(prog_name="python -m torchloss")
+    try:
+        app(prog_name="python -m torchloss")
+    except Refusal as refusal:
+        stop(str(refusal))
 
 
 def overview() -> None:
@@ -45,10 +50,7 @@ def demo(
     require("rich", "matplotlib", "sklearn")
     from torchloss.lab import demo as lab
 
-    try:
-        lab.demo(lab.Options(out, force, quick, threads, seed, json))
-    except lab.Refusal as refusal:
-        stop(str(refusal))
+    lab.demo(lab.Options(out, force, quick, threads, seed, json))
 
 
 def bench(
@@ -61,10 +63,7 @@ def bench(
     """Time the losses, forward + backward, against torch.nn.functional's. Losing cases are printed too."""
     from torchloss.bench import report
 
-    try:
-        report.bench(report.Options(device, quick, dtype, threads, json))
-    except report.Refusal as refusal:
-        stop(str(refusal))
+    report.bench(report.Options(device, quick, dtype, threads, json))
 
 
 def check(
@@ -82,11 +81,7 @@ def check(
     require("rich")
     from torchloss.testing import command
 
-    try:
-        passed = command.check(command.Options(target, like, device, dtype, only, slow, json))
-    except command.Refusal as refusal:
-        stop(str(refusal))
-    sys.exit(not passed)
+    sys.exit(not command.check(command.Options(target, like, device, dtype, only, slow, json)))
 
 
 COMMANDS = (demo, bench, check)

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from torchloss.bench.report import Options, Refusal, bench
+from torchloss.arguments import Refusal
+from torchloss.bench.report import Options, bench
 
 parser = argparse.ArgumentParser(prog="python -m torchloss.bench", description=__doc__)
 parser.add_argument("--device", default="all")

@@ -9,13 +9,8 @@ from pathlib import Path
 
 import torch
 
+from torchloss.arguments import devices_of, dtypes_of, file_in_folder
 from torchloss.bench.harness import Timing, machine, run
-
-DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
-
-
-class Refusal(Exception):
-    """Why nothing was measured, in one line."""
 
 
 @dataclass
@@ -25,21 +20,6 @@ class Options:
     dtype: str
     threads: int
     json: Path | None
-
-
-def devices(wanted: str) -> list[str]:
-    if wanted not in ("cpu", "cuda", "all"):
-        raise Refusal(f"--device must be cpu, cuda or all, not {wanted!r}")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise Refusal("--device cuda: PyTorch sees no GPU here")
-    return [d for d in ("cpu", "cuda") if wanted in (d, "all") and (d == "cpu" or torch.cuda.is_available())]
-
-
-def dtypes(names: str) -> list[torch.dtype]:
-    unknown = [n for n in names.split(",") if n not in DTYPES]
-    if unknown:
-        raise Refusal(f"--dtype: {unknown[0]!r} is none of {', '.join(DTYPES)}")
-    return [DTYPES[n] for n in names.split(",")]
 
 
 def row(t: Timing) -> tuple[str, ...]:
@@ -80,9 +60,9 @@ def show(timings: list[Timing]) -> None:
 
 
 def bench(options: Options) -> None:
-    on, of = devices(options.device), dtypes(options.dtype)
-    if options.json and not options.json.parent.is_dir():
-        raise Refusal(f"--json: there is no folder {options.json.parent}")
+    on, of = devices_of(options.device), dtypes_of(options.dtype)
+    if options.json:
+        file_in_folder("--json", options.json, "bench.json")
     if options.threads:
         torch.set_num_threads(options.threads)
     facts = machine(on[-1])

@@ -17,15 +17,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 import torchloss
+from torchloss.arguments import Refusal, file_in_folder
 from torchloss.lab import cost, findings, rates, report, robust, story, train
 from torchloss.lab.notes import notes
 from torchloss.lab.summary import Results, Row, Setting, table
 
 LIBRARIES = {train.TORCH: torch.nn, train.OURS: torchloss}
-
-
-class Refusal(Exception):
-    """Something that the user has to change before the demo runs."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +92,7 @@ def demo(options: Options) -> None:
 
 def checked(out: Path, force: bool) -> Path:
     """The report's place, looked at before minutes are spent."""
-    out = out.expanduser().resolve()
-    if out.is_dir():
-        raise Refusal(f"{out} is a folder; name a file in it: --out {out / 'report.html'}")
-    if not out.parent.is_dir():
-        raise Refusal(f"there is no folder {out.parent}; make it or choose another --out")
+    out = file_in_folder("--out", out.expanduser().resolve(), "report.html")
     if not force and report.foreign(out):
         raise Refusal(
             f"{out} exists and is not a report of this demo; choose another --out, or --force to overwrite it"

@@ -12,18 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
+from torchloss.arguments import Refusal, device_of, dtypes_of, file_in_folder
 from torchloss.testing import Problem, Report, Row, run, selected, table
 
 COLOURS = {"pass": "green", "wrong": "bold red", "raises": "red", "not applicable": "dim"}
-DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
-
-
-class Refusal(Exception):
-    """Why nothing was checked, in one line."""
 
 
 @dataclass
@@ -42,7 +37,7 @@ def check(options: Options) -> bool:
     fn, name = load(options.target)
     problem = Problem(fn, options.like, rows_of(options.like), device_of(options.device), dtypes_of(options.dtype))
     names = checks_of(options)
-    out = json_file(options.json)
+    out = options.json and file_in_folder("--json", options.json, "rows.json")
     faulthandler.enable(sys.__stderr__)  # a crash names its place; the line above it names the check
     console = Console(highlight=False)
     rows: list[Row] = []
@@ -112,24 +107,3 @@ def checks_of(options: Options) -> list[str]:
         return selected([w.strip() for w in options.only.split(",")] if options.only else None, options.slow)
     except ValueError as error:
         raise Refusal(f"--only: {error}") from None
-
-
-def device_of(device: str) -> str:
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise Refusal(f"--device must be cpu or cuda, not {device!r}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Refusal(f"--device {device}: PyTorch sees no GPU here")
-    return device
-
-
-def dtypes_of(names: str) -> tuple[torch.dtype, ...]:
-    unknown = [n for n in names.split(",") if n not in DTYPES]
-    if unknown:
-        raise Refusal(f"--dtype: {unknown[0]!r} is none of {', '.join(DTYPES)}")
-    return tuple(d for name, d in DTYPES.items() if name in names.split(","))
-
-
-def json_file(path: Path | None) -> Path | None:
-    if path and not path.parent.is_dir():
-        raise Refusal(f"--json: there is no folder {path.parent}")
-    return path
