@@ -1,5 +1,6 @@
-"""The benchmark measures what it says, and refuses what it cannot do."""
+"""The benchmark measures what it says, tells noise from change, and refuses what it cannot do."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,50 +8,376 @@ import sys
 import pytest
 import torch
 
-from torchloss.testing.losses import DEVICES
+from torchloss.bench import cases, command, compare, harness, machine, memory, record, report, rivals
+from torchloss.bench.cases import ROWS, SETS, Case
+from torchloss.bench.step import Step, step_of
+from torchloss.testing.losses import DEVICES, LOSSES
 
-pytest.importorskip("rich")
-pytest.importorskip("typer")
-
-from torchloss.bench import cases, harness  # noqa: E402
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("case", [c for c in cases.FULL if torch.Size(c.shape).numel() < 1e5], ids=str)
-def test_a_case(case, device):
-    timing = harness.measure(case, torch.float32, device, seconds=0.01)
-    assert 0 < timing.torchloss_ms[0] <= timing.torchloss_ms[1] <= timing.torchloss_ms[2]
-    assert timing.torch_error < 1e-5 and timing.torchloss_error < 1e-6
-    assert timing.speedup == pytest.approx(timing.torch_ms[1] / timing.torchloss_ms[1])
+def small(row="cross_entropy-index", shape=(8, 10), **fields):
+    return Case(ROWS[row], shape, **fields)
+
+
+# What is timed.
+
+
+@pytest.mark.parametrize(
+    "case, read, written",
+    [
+        (small(), 2 * (80 * 4 + 8 * 8), 80 * 4),
+        (small(direction="forward"), 80 * 4 + 8 * 8, 0),
+        (small(dtype=torch.bfloat16), 2 * (80 * 2 + 8 * 8), 80 * 2),
+        (small(variant="ignored"), 2 * (60 * 4 + 8 * 8), 80 * 4),  # 2 rows of 8 are not read
+        (small("cross_entropy-index-weight"), 2 * (80 * 4 + 8 * 8 + 10 * 4), 80 * 4),
+        (small("cross_entropy-probs"), 2 * 2 * 80 * 4, 80 * 4),
+        (small("nll_loss"), 2 * (8 * 4 + 8 * 8), 80 * 4),
+        (small("nll_loss", direction="forward"), 8 * 4 + 8 * 8, 0),
+        (small("softmax"), 3 * 80 * 4, 2 * 80 * 4),
+        (small("softmax", direction="forward"), 80 * 4, 80 * 4),
+        (small("softmax_entropy"), 2 * 80 * 4, 80 * 4),
+        (small("mse_loss", (64,)), 2 * 2 * 64 * 4, 64 * 4),
+        (small("mse_loss-weight", (64,), direction="forward"), 3 * 64 * 4, 0),
+        (small(shape=(2, 5, 3, 3)), 2 * (90 * 4 + 18 * 8), 90 * 4),
+    ],
+    ids=str,
+)
+def test_least_bytes(case, read, written):
+    assert case.traffic(*case.arguments()) == (read, written)
+
+
+def test_the_set_all_has_every_loss_dtype_and_direction():
+    made = cases.cases(SETS["all"], ["cpu"])
+    assert {str(c.loss) for c in made} == {str(loss) for loss in LOSSES}
+    for loss in map(str, LOSSES):
+        assert {(c.dtype, c.direction) for c in made if str(c.loss) == loss} == {
+            (dtype, direction)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16)
+            for direction in ("forward", "both")
+        }
+    assert len({str(c) for c in made}) == len(made)
+
+
+def test_a_set_in_other_dtypes_and_directions():
+    made = cases.cases(SETS["quick"], ["cpu"], [torch.float64], ["forward"])
+    assert {(c.dtype, c.direction) for c in made} == {(torch.float64, "forward")} and len(made) == 6
+
+
+def test_series_grow_from_100_to_10_to_the_8_elements():
+    made = cases.cases(SETS["scaling"], ["cpu", "cuda"])
+    for name in {c.series for c in made}:
+        for where in (("cpu", ""), ("cuda", ""), ("cuda", "transfer")):
+            sizes = [c.elements for c in made if c.series == name and (c.device, c.variant) == where]
+            assert sizes == sorted(set(sizes)) and (sizes[0], sizes[-1], len(sizes)) == (100, 10**8, 13)
+
+
+# How it is timed.
 
 
 def test_steps_take_turns():
     order = []
-    steps = {name: lambda name=name: order.append(name) or sum(range(300_000)) for name in "ab"}
+    steps = {name: Step(lambda name=name: order.append(name) or sum(range(300_000))) for name in "ab"}
     times = harness.interleaved(steps, "cpu", seconds=0.01)
-    assert len(times["a"]) == len(times["b"]) >= 7
+    assert len(times["a"]) == len(times["b"]) >= 9
     assert order == ["a", "b"] * (len(order) // 2)
 
 
-def test_the_error_is_that_of_the_gradient():
+def test_what_is_prepared_is_off_the_clock(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(harness, "perf_counter", lambda: clock[0])
+
+    def takes(seconds):
+        return lambda: clock.__setitem__(0, clock[0] + seconds)
+
+    assert harness.turn(Step(takes(1)), 3, "cpu") == 1
+    assert harness.turn(Step(takes(1), prepare=takes(50)), 3, "cpu") == 1
+
+
+def test_garbage_is_collected_off_the_clock():
+    import gc
+
+    seen = []
+    harness.interleaved({"a": Step(lambda: seen.append(gc.isenabled()))}, "cpu", seconds=0.001)
+    assert not any(seen) and gc.isenabled()
+
+
+def test_the_limit():
+    """As many bytes as are both read and written at the speed of a copy, the others as they are read."""
+    assert harness.limit(100, 100, copy_ms=6, read_ms=3) == 6
+    assert harness.limit(100, 0, copy_ms=6, read_ms=3) == 3
+    assert harness.limit(200, 100, copy_ms=6, read_ms=3) == pytest.approx(5)
+    assert harness.limit(0, 100, copy_ms=6, read_ms=3) == 6
+
+
+def test_the_error_is_relative_to_the_largest_entry():
     exact = torch.tensor([1.0, -2.0], dtype=torch.float64)
     assert harness.error(torch.tensor([1.0, -1.5]), exact) == 0.25
+    assert harness.error(torch.tensor([0.5, -2.0], dtype=torch.bfloat16), exact) == 0.25
+    assert harness.error(None, exact) is None
 
 
-def bench(*options):
-    command = [sys.executable, "-m", "torchloss", "bench", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+MEGABYTE = torch.ones(250_000)
 
 
-@pytest.mark.parametrize("options", [("--dtype", "int8"), ("--device", "tpu"), ("--json", "/nowhere/at/all.json")])
-def test_refusals(options):
-    result = bench("--quick", *options)
-    assert result.returncode == 2 and options[0] in result.stderr and "Traceback" not in result.stderr
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "function, megabytes",
+    [
+        (lambda a: a.sum(), 0),
+        (lambda a: a + 1, 1),
+        (lambda a: (a + 1) * 2, 2),
+        (lambda a: [a + 1 for _ in range(3)], 3),
+        (lambda a: [(a + 1).sum() for _ in range(3)], 1),  # one after the other
+    ],
+)
+def test_peak_memory(function, megabytes, device):
+    a = MEGABYTE.to(device)
+    assert memory.peak_bytes(Step(lambda: function(a)), device) == pytest.approx(megabytes * 1e6, abs=5000)
+
+
+def test_peak_memory_of_a_gradient_counts_it_each_time():
+    case = small("mse_loss", (250_000,))
+    step = step_of(case, case.loss.reference, *case.arguments())
+    step.run()
+    assert memory.peak_bytes(step, "cpu") == pytest.approx(2e6, abs=5000)  # the difference and the gradient
+
+
+@pytest.mark.parametrize("direction", cases.DIRECTIONS)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_a_step_gives_value_and_gradient(loss, direction):
+    case = Case(loss, (4, 5), torch.float64, direction=direction)
+    value, gradient = step_of(case, rivals.ours(case), *case.arguments()).run()
+    exact, slope = harness.exact_results(case, *case.arguments())
+    assert harness.error(value, exact) < 1e-12
+    assert gradient is slope is None if direction == "forward" else harness.error(gradient, slope) < 1e-12
+
+
+def test_a_step_that_overwrites_the_logits_gets_fresh_ones():
+    case = small()
+
+    def spoiling(input, target, reduction):
+        class Spoil(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x)
+                return x.sum()
+
+            @staticmethod
+            def backward(ctx, upstream):
+                (x,) = ctx.saved_tensors
+                return x.detach().mul_(2)
+
+        return Spoil.apply(input)
+
+    x, *others = case.arguments()
+    step = step_of(case, spoiling, x.clone(), *others, overwritten=True)
+    for _ in range(3):
+        step.prepare()
+        value, gradient = step.run()
+        assert torch.equal(value, x.sum()) and torch.equal(gradient, 2 * x)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("row", ["cross_entropy-index", "mse_loss", "softmax"])
+def test_a_case(row, device):
+    result = harness.measure(small(row, device=device), ["torchloss", "eager"], seconds=0.01)
+    for entry in result.entries:
+        assert not entry.reason and 0 < entry.ms[0] <= entry.ms[1] <= entry.ms[2] <= entry.ms[3]
+        assert entry.value_error < 1e-6 and entry.gradient_error < 1e-6 and entry.peak_bytes >= 320
+    assert result.rounds >= 9 and result.limit_ms > 0 and result.copy_gbs > 0 and result.read_gbs > 0
+
+
+# Rivals.
+
+
+def fails(case):
+    raise ValueError("no\nand more")
+
+
+def test_a_rival_that_fails_is_a_row_with_a_reason(monkeypatch):
+    monkeypatch.setitem(rivals.RIVALS, "apex", fails)
+    monkeypatch.setitem(rivals.RIVALS, "cce", lambda case: lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(rivals, "of_indices", lambda case: None)
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    result = harness.measure(small(), ["apex", "cce", "liger", "eager"], seconds=0.01)
+    apex, cce, liger, eager = result.entries
+    assert apex.reason == "ValueError: no" and cce.reason.startswith("ZeroDivisionError")
+    assert "liger_kernel" in liger.reason and "not installed" in liger.reason
+    assert eager.ms and not eager.reason and not liger.ms
+    assert "not measured: ValueError: no" in report.lines(result)[0]
+
+
+def test_packages_for_cuda_say_so_on_the_cpu():
+    result = harness.measure(small(), ["liger", "quack", "cce", "apex", "eager"], seconds=0.01)
+    assert [e.reason for e in result.entries] == ["runs on CUDA only"] * 4 + [""]
+
+
+def test_inplace_backward_needs_a_torchloss_that_has_it(monkeypatch):
+    case = small(variant="inplace")
+    monkeypatch.setattr("torchloss.functional.cross_entropy", lambda input, target: None)
+    with pytest.raises(rivals.Missing, match="inplace_backward"):
+        rivals.ours(case)
+    monkeypatch.setattr("torchloss.functional.cross_entropy", lambda *, inplace_backward=False: inplace_backward)
+    assert rivals.ours(case)() is True and rivals.overwrites("torchloss", case)
+    assert not rivals.overwrites("eager", case)
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path):
+@pytest.mark.parametrize("row", ["cross_entropy-index", "kl_div", "softmax"])
+def test_the_compiled_rival(row):
+    """It compiles without a break, or its row tells why not."""
+    result = harness.quietly(harness.measure, small(row), ["compile", "eager"], 0.01)
+    assert all(e.ms and e.gradient_error < 1e-6 for e in result.entries), result.entries
+
+
+# The file, the table and the comparison.
+
+
+def made(ms=(1.0, 1.1, 1.2, 1.3), eager=(2.0, 2.1, 2.2, 2.3), **machine):
+    """A record of one case."""
+    result = harness.Result("case", "", "case", [8], "float32", "cpu", "both", "", 2, 100, 50)
+    result.limit_ms = 0.5
+    result.entries = [
+        harness.Entry("torchloss", ms=list(ms), value_error=1e-8),
+        harness.Entry("eager", ms=list(eager), gradient_error=float("nan")),
+        harness.Entry("liger", reason="runs on CUDA only"),
+    ]
+    return record.Record({"processor": "a", **machine}, [result])
+
+
+def scaled(by, times=(1.0, 1.1, 1.2, 1.3)):
+    return tuple(by * t for t in times)
+
+
+def test_the_file_holds_everything(tmp_path):
+    path = tmp_path / "bench.json"
+    before = made()
+    before.write(path)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    after = record.read(path)
+    expected = copy.deepcopy(before)
+    expected.results[0].entries[1].gradient_error = "nan"
+    assert after == expected
+    assert report.lines(after.results[0])[1][-1] == "nan"
+
+
+def test_the_table(capsys):
+    result = made(ms=scaled(2)).results[0]
+    ours, theirs, liger, limit = report.lines(result)
+    assert ours == ("case, 2 threads", "torchloss", "2.4 (2.2..2.6)", "1.00", "4.80", "6.25e-05", "", "1e-08", "")
+    assert theirs[3] == "0.92" and report.losing(result, theirs) and not report.losing(result, ours)
+    assert limit[1:3] == ("limit", "0.5") and not report.losing(result, liger)
+    report.plain(made())
+    assert "runs on CUDA only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "new, slower, faster, says",
+    [
+        (made(), 0, 0, "1.00"),
+        (made(ms=scaled(1.5)), 1, 0, "slower"),
+        (made(ms=scaled(0.5)), 0, 1, "faster"),
+        (made(ms=scaled(1.09, (1.2, 1.2, 1.2, 1.2))), 0, 0, "1.09"),  # below the threshold
+        (made(ms=(1.0, 1.25, 1.5, 2.0)), 0, 0, "1.25"),  # noise: the quartiles overlap
+        (made(ms=scaled(1.5), eager=scaled(1.5, (2.0, 2.1, 2.2, 2.3))), 0, 0, "the machine did"),
+        (made(ms=scaled(3.0), eager=scaled(1.5, (2.0, 2.1, 2.2, 2.3))), 1, 0, "2.00 relative to eager"),
+        (made(eager=scaled(0.5, (2.0, 2.1, 2.2, 2.3))), 0, 0, "2.00 relative to eager"),  # torch became faster
+        (made(processor="b"), 0, 0, "processor: a, then b"),
+        (made(driver="1"), 0, 0, "driver: unknown, then 1"),
+        (record.Record({"processor": "a"}), 0, 0, "no case in common"),
+    ],
+)
+def test_compare(new, slower, faster, says, tmp_path, capsys):
+    made().write(tmp_path / "old.json")
+    new.write(tmp_path / "new.json")
+    code = compare.compare(tmp_path / "old.json", tmp_path / "new.json", threshold=0.1)
+    printed = capsys.readouterr().out
+    assert code == slower and f"torchloss: {slower} slower, {faster} faster" in printed and says in printed
+
+
+def test_crossover():
+    def result(device, size, ms, variant=""):
+        r = copy.deepcopy(made(ms=(ms,) * 4).results[0])
+        r.series, r.device, r.shape, r.variant = "s", device, [size], variant
+        return r
+
+    results = [result("cpu", n, n) for n in (10, 100, 1000)] + [result("cuda", n, 50) for n in (10, 100, 1000)]
+    results += [result("cuda", n, 5000, "transfer") for n in (10, 100, 1000)]
+    assert report.crossover(results) == [
+        "s: CUDA is faster than the CPU from 100 elements on, transfer excluded",
+        "s: CUDA is not faster than the CPU at any size, transfer included",
+    ]
+
+
+def test_the_machine():
+    facts = machine.machine(["cpu"])
+    assert facts["torch"] == torch.__version__ and facts["processor"] and all(facts.values())
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"set": "huge"}, "--set: 'huge' is none of quick, main, all, scaling"),
+        ({"dtype": "int8"}, "--dtype: 'int8'"),
+        ({"device": "tpu"}, "--device"),
+        ({"direction": "backward"}, "--direction"),
+        ({"rivals": "eager,jax"}, "--rivals: 'jax'"),
+        ({"threads": "two"}, "--threads"),
+        ({"threads": "-1"}, "--threads"),
+        ({"only": "no such"}, "--only 'no such' leaves no case"),
+        ({"only": "("}, "--only"),
+        ({"json": "/nowhere/at/all.json"}, "there is no folder /nowhere/at"),
+        ({"svg": "/nowhere/at/all.svg"}, "choose another --svg"),
+        ({"json": "/"}, "--json"),
+    ],
+)
+def test_refusals(options, says, monkeypatch):
+    monkeypatch.setattr(harness, "measure", lambda *_: pytest.fail("measured"))
+    paths = {k: command.Path(v) for k, v in options.items() if k in ("json", "svg")}
+    with pytest.raises(command.Refusal) as refusal:
+        command.bench(command.Options(**options | paths))
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [(None, "No such file"), ("{", "not JSON"), ("[]", "not written by"), ('{"timings": []}', "not written by")]
+    + [('{"format": 2, "results": [{}], "machine": {}, "date": ""}', "not whole")],
+)
+def test_files_that_cannot_be_compared(text, says, tmp_path):
+    path = tmp_path / "old.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(command.Refusal, match=says):
+        record.read(path)
+
+
+def run(*arguments, folder=None):
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300, cwd=folder)
+
+
+def test_the_command(monkeypatch, capsys, tmp_path):
     out = tmp_path / "bench.json"
-    result = bench("--quick", "--device", "cpu", "--json", str(out))
-    assert result.returncode == 0 and "cross_entropy" in result.stdout
-    assert len(json.loads(out.read_text())["timings"]) == len(cases.QUICK)
+    options = command.Options("quick", " 8x10 ", "cpu", threads="1,2", seconds=0.01, json=out)
+    command.bench(options)
+    printed = capsys.readouterr().out
+    assert "cross_entropy-index 8x10" in printed and "CUDA: not measured" in printed
+    assert [r["threads"] for r in json.loads(out.read_text())["results"]] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["torchloss", "torchloss.bench"])
+def test_the_command_line(module, tmp_path):
+    pytest.importorskip("typer")
+    words = [module, "bench"][: 2 if module == "torchloss" else 1]
+    out = str(tmp_path / "bench.json")
+    done = run(*words, "--quick", "--only", " 8x10 ", "--seconds", "0.01", "--device", "cpu", "--json", out)
+    assert done.returncode == 0 and "cross_entropy" in done.stdout and not done.stderr
+    assert run(*words, "compare", out, out).returncode == 0
+    for wrong in (("compare", out, "/nowhere.json"), ("--set", "huge"), ("compare", out)):
+        done = run(*words, *wrong)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr

@@ -22,6 +22,10 @@ def main() -> None:
     app.callback()(overview)
     for command in COMMANDS:
         app.command()(command)
+    benchmark = typer.Typer(invoke_without_command=True)
+    benchmark.callback()(bench)
+    benchmark.command()(compare)
+    app.add_typer(benchmark, name="bench")
     try:
         app(prog_name="python -m torchloss")
     except Refusal as refusal:
@@ -54,16 +58,42 @@ def demo(
 
 
 def bench(
+    context: typer.Context,
+    set: Annotated[str, typer.Option(help="Which cases: quick, main, all or scaling.")] = "main",
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --set quick: under a minute.")] = False,
+    only: Annotated[str, typer.Option(help="Only cases whose name has this text, or matches it as a regex.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, or all: both, side by side, where there is a GPU.")] = "all",
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and rounds: under a minute.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64; several with commas.")] = "float32",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: PyTorch's choice.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16, float16, with commas; else the set's.")] = "",
+    direction: Annotated[str, typer.Option(help="forward, both (with backward), or forward,both.")] = "",
+    threads: Annotated[str, typer.Option(help="CPU threads, several with commas; 0: PyTorch's choice.")] = "",
+    rivals: Annotated[
+        str, typer.Option(help="Of torchloss, eager, compile, liger, quack, cce, apex, with commas; else the set's.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0, help="Time to spend on the rounds of each case.")] = 0.0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw them in this file, too.")] = None,
 ) -> None:
-    """Time the losses, forward + backward, against torch.nn.functional's. Losing cases are printed too."""
-    from torchloss.bench import report
+    """Time the losses against torch's and others'. Losing cases are printed too.
 
-    report.bench(report.Options(device, quick, dtype, threads, json))
+    `bench compare old.json new.json` tells what changed between two runs.
+    """
+    if context.invoked_subcommand:
+        return
+    from torchloss.bench import command
+
+    chosen = "quick" if quick else set
+    command.bench(command.Options(chosen, only, device, dtype, direction, threads, rivals, seconds, json, svg))
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="What bench --json wrote.")],
+    new: Annotated[Path, typer.Argument(help="And later.")],
+    threshold: Annotated[float, typer.Option(min=0, help="The least change that counts: 0.1 is a tenth.")] = 0.1,
+) -> None:
+    """Compare two runs of bench. Exit code 1 if torchloss became slower somewhere."""
+    from torchloss.bench import compare as comparison
+
+    sys.exit(comparison.compare(old, new, threshold))
 
 
 def check(
@@ -84,7 +114,7 @@ def check(
     sys.exit(not command.check(command.Options(target, like, device, dtype, only, slow, json)))
 
 
-COMMANDS = (demo, bench, check)
+COMMANDS = (demo, check)
 
 
 def require(*modules: str) -> None:

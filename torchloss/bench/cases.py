@@ -1,72 +1,174 @@
-"""What is timed: a loss at one size, as forward + backward."""
+"""What is timed: a row of the table of losses at one shape and dtype, forward or forward + backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchloss.testing.losses import LOSSES, Loss, index
+
+Shape = tuple[int, ...]
+DIRECTIONS = ("forward", "both")
+ROWS = {str(loss): loss for loss in LOSSES}
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
 
 @dataclass(frozen=True)
 class Case:
-    """A function of torch.nn.functional and torchloss.functional, on an input of a shape.
+    """A loss on an input of a shape, with the mean as its reduction if it has one. Only the input has a gradient.
 
-    `passes` is the least number of times that a tensor as large as the input must be read or written, forward and
-    backward together.
+    `variant` is "ignored" (of the targets, every fifth), "inplace" (the gradient may be written over the logits),
+    "transfer" (tensors begin and end in the CPU's memory, whatever computes) or nothing. Cases of one `series` differ
+    in size alone.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    target: Callable[[tuple[int, ...]], Tensor] | None
-    passes: int
+    loss: Loss
+    shape: Shape
+    dtype: torch.dtype = F32
+    device: str = "cpu"
+    direction: str = "both"
+    variant: str = ""
+    series: str = ""
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, (str(self.loss), self.variant)))
+
+    @property
+    def size(self) -> str:
+        return "x".join(map(str, self.shape))
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def type(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def __str__(self) -> str:
-        kind = " probabilities" if self.target is probabilities else ""
-        return f"{self.name} {'x'.join(map(str, self.shape))}{kind}"
+        return f"{self.name} {self.size} {self.type} {self.device} {self.direction}"
 
-    def arguments(self, dtype: torch.dtype, device: str) -> list[Tensor]:
-        torch.manual_seed(0)
-        input = torch.randn(self.shape).to(device, dtype).requires_grad_()
-        if self.target is None:
-            return [input]
-        target = self.target(self.shape)
-        return [input, target.to(device, dtype) if target.is_floating_point() else target.to(device)]
+    @property
+    def home(self) -> str:
+        """Where the tensors lie."""
+        return "cpu" if self.variant == "transfer" else self.device
 
-    def limit_bytes(self, dtype: torch.dtype) -> int:
-        return self.passes * torch.Size(self.shape).numel() * dtype.itemsize
+    def arguments(self) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """The input, the target if there is one, and the options."""
+        g = torch.Generator().manual_seed(0)
+        x, targets = self.loss.input(self.shape, g).to(self.home, self.dtype), []
+        if self.loss.target is index:
+            target = torch.randint(self.shape[1], (self.shape[0], *self.shape[2:]), generator=g)
+            if self.variant == "ignored":
+                target.view(-1)[::5] = -100
+            targets = [target.to(self.home)]
+        elif self.loss.target:
+            targets = [self.loss.target(self.shape, g).to(self.home, self.dtype)]
+        return x, targets, self.loss.options(self.shape, self.loss.reductions[-2:][0], self.dtype, self.home)
+
+    def traffic(self, x: Tensor, targets: list[Tensor], options: dict[str, Any]) -> tuple[int, int]:
+        """The least bytes that are read and written, forward and backward being two calls with other work between.
+
+        Forward reads every tensor once; what it writes is as good as nothing, but for a map's output. Backward reads
+        them again and writes the gradient; a map's reads its output and the incoming gradient instead. Of rows that
+        are ignored the logits are not read, and of nll_loss's only an element each.
+        """
+        if self.loss.family == "map":
+            return (x.nbytes, x.nbytes) if self.direction == "forward" else (3 * x.nbytes, 2 * x.nbytes)
+        others = [*targets, *(o for o in options.values() if isinstance(o, Tensor))]
+        mine = x.nbytes
+        if self.loss.target is index:
+            kept = int((targets[0] >= 0).sum())
+            mine = kept * (x.itemsize if self.loss.name == "nll_loss" else x.nbytes // targets[0].numel())
+        read = mine + sum(t.nbytes for t in others)
+        return (read, 0) if self.direction == "forward" else (2 * read, x.nbytes)
 
 
-def classes(shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(shape[1], (shape[0], *shape[2:]))
+@dataclass(frozen=True)
+class Set:
+    """Cases, and how they are run unless one asks for something else."""
+
+    cases: tuple[Case, ...]
+    directions: tuple[str, ...] = ("both",)
+    rivals: tuple[str, ...] = ("torchloss", "eager", "compile", "liger", "quack", "cce", "apex")
+    seconds: float = 1.0
 
 
-def probabilities(shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(shape).softmax(1)
+def grid(rows: Iterable[str], shapes: Iterable[Shape], *dtypes: torch.dtype, **fields: str) -> Iterator[Case]:
+    """A case for every row, shape and dtype."""
+    return (Case(ROWS[row], shape, dtype, **fields) for row, shape, dtype in product(rows, shapes, dtypes))
 
 
-# read; read, write                  read two; read two, write one
-ROWS, POINTS = 3, 5
+INDEX = ["cross_entropy-index"]
+QUICK = Set(
+    (
+        *grid(INDEX, [(8, 10), (4096, 1000), (512, 32000)], F32),
+        *grid(["mse_loss"], [(64,), (1_000_000,)], F32),
+        *grid(["huber_loss"], [(10_000_000,)], F32),
+    ),
+    rivals=("torchloss", "eager", "liger", "quack", "apex"),
+    seconds=0.3,
+)
 
-QUICK = [
-    Case("cross_entropy", (8, 10), classes, ROWS),
-    Case("cross_entropy", (4096, 1000), classes, ROWS),
-    Case("cross_entropy", (512, 32000), classes, ROWS),
-    Case("mse_loss", (64,), torch.randn, POINTS),
-    Case("mse_loss", (1_000_000,), torch.randn, POINTS),
-    Case("huber_loss", (10_000_000,), torch.randn, POINTS),
-]
+IMAGES, LARGEST = (8, 21, 256, 256), (512, 128256)
+LOGITS = [LARGEST, (1024, 32000), (4096, 1000), (65536, 10), (128, 1000), (8, 10), IMAGES]
+OPTIONS = ["cross_entropy-probs", "cross_entropy-index-label_smoothing=0.1", "cross_entropy-index-weight"]
+OF_ROWS = ["softmax", "log_softmax", "kl_div", "kl_div_with_logits", "softmax_entropy", "entropy", "nll_loss"]
+OF_POINTS = ["mse_loss", "huber_loss", "smooth_l1_loss", "l1_loss"]
+OF_POINTS += ["binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
+POINTS = [(64,), (1_000_000,), (30_000_000,)]
+MAIN = Set(
+    (
+        *grid(INDEX, LOGITS, F32, BF16),
+        *grid(OPTIONS, [LARGEST], F32, BF16),
+        *grid(INDEX, [LARGEST], F32, BF16, variant="ignored"),
+        *grid(INDEX, [LARGEST], F32, BF16, variant="inplace"),
+        *grid(OF_ROWS, [(1024, 32000)], F32, BF16),
+        *grid(OF_POINTS, POINTS, F32, BF16, F16),
+    )
+)
 
-FULL = [
-    *QUICK,
-    Case("cross_entropy", (65536, 10), classes, ROWS),
-    Case("cross_entropy", (8, 21, 256, 256), classes, ROWS),
-    Case("cross_entropy", (512, 128256), classes, ROWS),
-    Case("cross_entropy", (512, 32000), probabilities, ROWS + 2),
-    Case("nll_loss", (4096, 1000), classes, 1),
-    Case("l1_loss", (10_000_000,), torch.randn, POINTS),
-    Case("smooth_l1_loss", (10_000_000,), torch.randn, POINTS),
-    Case("kl_div", (10_000_000,), torch.rand, POINTS),
-    Case("binary_cross_entropy_with_logits", (10_000_000,), torch.rand, POINTS),
-]
+POINTWISE = [name for name, loss in ROWS.items() if loss.family == "pointwise"]
+ALL = Set(
+    (
+        *grid(POINTWISE, POINTS, F32, BF16, F16),
+        *grid([name for name in ROWS if name not in POINTWISE], [(8, 10), (4096, 1000), LARGEST], F32, BF16, F16),
+    ),
+    directions=DIRECTIONS,
+    seconds=0.5,
+)
+
+ELEMENTS = [10 ** (k // 2) * (3 if k % 2 else 1) for k in range(4, 17)]  # 100, 300, 1000 ... 10^8
+SCALING = Set(
+    (
+        *grid(["mse_loss"], [(n,) for n in ELEMENTS], F32, series="mse_loss, N"),
+        *grid(INDEX, [(10, n // 10) for n in ELEMENTS], F32, series="cross_entropy, V at N = 10"),
+        *grid(INDEX, [(n // 100, 100) for n in ELEMENTS], F32, series="cross_entropy, N at V = 100"),
+    ),
+    rivals=("torchloss", "eager"),
+)
+
+SETS = {"quick": QUICK, "main": MAIN, "all": ALL, "scaling": SCALING}
+
+
+def cases(
+    chosen: Set, devices: list[str], dtypes: Iterable[torch.dtype] = (), directions: Iterable[str] = ()
+) -> list[Case]:
+    """The set's cases on these devices; in other dtypes or directions than its own if any are given.
+
+    A series also tells what a GPU takes with the transfer.
+    """
+    made = {}
+    for case in chosen.cases:
+        for dtype, direction, device in product(dtypes or [case.dtype], directions or chosen.directions, devices):
+            one = replace(case, dtype=dtype, direction=direction, device=device)
+            variants = [one] + [replace(one, variant="transfer")] * (device == "cuda" and bool(case.series))
+            made |= {f"{c} {c.series}": c for c in variants}
+    return list(made.values())

@@ -1,38 +1,76 @@
-"""How it is timed: in rounds, each function once per round, so that what disturbs the machine disturbs them alike."""
+"""How it is timed: in rounds, each rival once per round, so that what disturbs the machine disturbs them alike."""
 
 from __future__ import annotations
 
-import platform
+import gc
+import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-import torchloss
-from torchloss.bench.cases import FULL, QUICK, Case
+from torchloss.bench.cases import Case
+from torchloss.bench.memory import peak_bytes
+from torchloss.bench.rivals import RIVALS, Missing, overwrites, reason
+from torchloss.bench.step import Step, step_of
+
+ROUNDS = (9, 300)  # at least and at most
+TURN = 1e-3  # seconds that a turn takes at least, by several calls: the clock and a GPU's queue have their own cost
 
 
 @dataclass
-class Timing:
-    """Of one case on one device: milliseconds forward + backward, as median and quartiles; error against float64."""
+class Entry:
+    """A rival's figures for a case, or the reason why it has none."""
 
-    case: str
-    dtype: str
-    device: str
-    limit_ms: float  # the least bytes over the bandwidth of a copy, measured in the same run
-    torch_ms: tuple[float, float, float]
-    torchloss_ms: tuple[float, float, float]
-    torch_error: float  # of the gradient, relative to its largest entry
-    torchloss_error: float
+    rival: str
+    reason: str = ""
+    ms: list[float] = field(default_factory=list)  # minimum, quartile, median, quartile
+    peak_bytes: int | None = None  # above what was live before the call
+    value_error: float | None = None  # against float64, relative to the largest entry
+    gradient_error: float | None = None
 
     @property
-    def speedup(self) -> float:
-        return self.torch_ms[1] / self.torchloss_ms[1]
+    def median(self) -> float:
+        return self.ms[2]
+
+
+@dataclass
+class Result:
+    """A case with everybody's figures, and the memory limit measured in the same rounds."""
+
+    case: str
+    series: str
+    name: str
+    shape: list[int]
+    dtype: str
+    device: str
+    direction: str
+    variant: str
+    threads: int
+    read_bytes: int
+    write_bytes: int
+    rounds: int = 0
+    copy_gbs: float = 0.0
+    read_gbs: float = 0.0
+    limit_ms: float = 0.0
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """The same in every run: what is compared with what."""
+        return f"{self.case} {self.threads} threads"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    def entry(self, rival: str) -> Entry | None:
+        """The rival's figures, if it has some."""
+        return next((e for e in self.entries if e.rival == rival and e.ms), None)
 
 
 def synchronize(device: str) -> None:
@@ -40,101 +78,131 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def step(function: Callable[..., Tensor], arguments: list[Tensor]) -> Callable[[], Tensor]:
-    """Forward and backward of the default reduction; gives the gradient."""
-
-    def run() -> Tensor:
-        arguments[0].grad = None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # kl_div's, of its mean
-            function(*arguments).backward()
-        return arguments[0].grad
-
-    return run
-
-
-def interleaved(steps: dict[str, Callable[[], object]], device: str, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds per call of each step, over at least 7 rounds and about so many seconds."""
-    for run in steps.values():  # warm up, and see how long one call takes
-        run()
-    synchronize(device)
-    start = perf_counter()
-    for run in steps.values():
-        run()
-    synchronize(device)
-    round_time = perf_counter() - start
-    calls = max(1, int(2e-3 / max(round_time, 1e-9)))  # small steps are timed many at once
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    rounds = min(200, max(7, int(seconds / max(round_time * calls, 1e-9))))
-    for _ in range(rounds):
-        for name, run in steps.items():
-            start = perf_counter()
-            for _ in range(calls):
-                run()
-            synchronize(device)
-            times[name].append((perf_counter() - start) * 1e3 / calls)
-    return times
+def turn(step: Step, calls: int, device: str) -> float:
+    """Seconds per call. What a step needs beforehand is made off the clock."""
+    if not step.prepare:
+        start = perf_counter()
+        for _ in range(calls):
+            step.run()
+        synchronize(device)
+        return (perf_counter() - start) / calls
+    total = 0.0
+    for _ in range(calls):
+        step.prepare()
+        synchronize(device)
+        start = perf_counter()
+        step.run()
+        synchronize(device)
+        total += perf_counter() - start
+    return total / calls
 
 
-def quartiles(times: list[float]) -> tuple[float, float, float]:
-    low, _, high = quantiles(times, n=4)
-    return low, median(times), high
-
-
-def error(gradient: Tensor, exact: Tensor) -> float:
-    return ((gradient.double().cpu() - exact).abs().max() / exact.abs().max()).item()
-
-
-def measure(case: Case, dtype: torch.dtype, device: str, seconds: float) -> Timing:
-    theirs, ours = getattr(F, case.name), getattr(torchloss.functional, case.name)
-    arguments = case.arguments(dtype, device)
-    exact_arguments = [a.detach().cpu().double() if a.is_floating_point() else a.cpu() for a in arguments]
-    exact_arguments[0].requires_grad_()
-    exact = step(theirs, exact_arguments)()
-    source = torch.empty(max(case.limit_bytes(dtype) // 2, 1), dtype=torch.int8, device=device)
-    copy = torch.empty_like(source)
-    steps = {"torch": step(theirs, arguments), "torchloss": step(ours, arguments)}
-    errors = {name: error(run(), exact) for name, run in steps.items()}
-    times = interleaved({**steps, "copy": lambda: copy.copy_(source)}, device, seconds)
-    return Timing(
-        str(case),
-        str(dtype).removeprefix("torch."),
-        device,
-        median(times["copy"]),
-        quartiles(times["torch"]),
-        quartiles(times["torchloss"]),
-        errors["torch"],
-        errors["torchloss"],
-    )
-
-
-def machine(device: str) -> dict[str, str]:
-    """What the figures depend on."""
-    facts = {
-        "processor": processor(),
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "torchloss": torchloss.__version__,
-        "python": platform.python_version(),
-    }
-    if device == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-    return facts
-
-
-def processor() -> str:
+def interleaved(steps: dict[str, Step], device: str, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds per call of each step, a list as long as there were rounds in about so many seconds."""
+    gc.collect()
+    gc.disable()
     try:
-        with open("/proc/cpuinfo") as info:
-            return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        for step in steps.values():
+            turn(step, 1, device)
+        once = {name: turn(step, 1, device) for name, step in steps.items()}
+        calls = {name: max(1, min(1000, int(TURN / max(t, 1e-9)))) for name, t in once.items()}
+        whole = sum(calls[name] * t for name, t in once.items())
+        rounds = min(ROUNDS[1], max(ROUNDS[0], int(seconds / whole)))
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(rounds):
+            for name, step in steps.items():
+                times[name].append(turn(step, calls[name], device) * 1e3)
+        return times
+    finally:
+        gc.enable()
 
 
-def run(devices: list[str], dtypes: list[torch.dtype], quick: bool) -> list[Timing]:
-    """Measures every case."""
-    return [
-        measure(case, dtype, device, seconds=0.3 if quick else 2.0)
-        for case in (QUICK if quick else FULL)
-        for dtype in dtypes
-        for device in devices
-    ]
+def summary(times: list[float]) -> list[float]:
+    low, _, high = quantiles(times, n=4)
+    return [min(times), low, median(times), high]
+
+
+def bandwidth_steps(size: int, device: str) -> dict[str, Step]:
+    """Reading and copying so many bytes, of memory that was touched before."""
+    floats = max(size // 4, 2)
+    source = torch.ones(floats, device=device)
+    half, other = source[: floats // 2], torch.ones(floats // 2, device=device)
+    return {"copy": Step(lambda: other.copy_(half)), "read": Step(lambda: source.amax())}
+
+
+def limit(read: int, write: int, copy_ms: float, read_ms: float) -> float:
+    """The milliseconds that the bytes take: copied as far as there are as many of both, else only read (or written)."""
+    both = 2 * min(read, write) / (read + write)
+    return both * copy_ms + (1 - both) * (read_ms if read > write else copy_ms)
+
+
+def error(result: Tensor | None, exact: Tensor | None) -> float | None:
+    """The largest error relative to the largest entry."""
+    if result is None or exact is None:
+        return None
+    difference = exact - result.detach().cpu()
+    return (difference.abs_().max() / exact.abs().max()).item()
+
+
+def exact_results(case: Case, x: Tensor, targets: list[Tensor], options: dict) -> tuple[Tensor, Tensor | None]:
+    """The value and the gradient in float64, by torch's function on the CPU."""
+
+    def exactly(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", torch.float64) if tensor.is_floating_point() else tensor.cpu()
+
+    options = {k: exactly(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+    step = step_of(case, case.loss.reference, exactly(x), [exactly(t) for t in targets], options)
+    value, gradient = step.run()
+    return value.detach(), gradient
+
+
+def measure(case: Case, rivals: Iterable[str], seconds: float, errors: bool = True) -> Result:
+    """Everything of one case."""
+    x, targets, options = case.arguments()
+    read, write = case.traffic(x, targets, options)
+    result = Result(
+        str(case), case.series, case.name, list(case.shape), case.type, case.device, case.direction, case.variant,
+        torch.get_num_threads(), read, write,
+    )  # fmt: skip
+    exact = exact_results(case, x, targets, options) if errors else (None, None)
+    steps: dict[str, Step] = {}
+    for rival in rivals:
+        entry = Entry(rival)
+        result.entries.append(entry)
+        try:
+            steps[rival] = prepared(case, rival, entry, (x, targets, options), exact)
+        except Exception as problem:  # whatever it is, the others are measured
+            entry.reason = reason(problem)
+    del exact
+    times = interleaved({**steps, **bandwidth_steps(read + write, case.device)}, case.device, seconds)
+    for entry in result.entries:
+        if entry.rival in times:
+            entry.ms = summary(times[entry.rival])
+    copy_ms, read_ms = median(times["copy"]), median(times["read"])
+    result.rounds = len(times["copy"])
+    result.copy_gbs, result.read_gbs = ((read + write) / ms / 1e6 for ms in (copy_ms, read_ms))
+    result.limit_ms = limit(read, write, copy_ms, read_ms)
+    return result
+
+
+def prepared(case: Case, rival: str, entry: Entry, arguments: tuple, exact: tuple) -> Step:
+    """The rival's step, after its errors and its memory are written into the entry."""
+    function: Callable = RIVALS[rival](case)
+    x, targets, options = arguments
+    step = step_of(case, function, x, targets, options, overwrites(rival, case))
+    if step.prepare:
+        step.prepare()
+    value, gradient = step.run()
+    if case.direction == "both" and gradient is None:
+        raise Missing("gave no gradient")
+    entry.value_error, entry.gradient_error = error(value, exact[0]), error(gradient, exact[1])
+    del value, gradient
+    entry.peak_bytes = peak_bytes(step, case.device)
+    return step
+
+
+def quietly(function: Callable, *arguments):
+    """Without the warnings of torch's losses, such as kl_div's of its mean."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments)

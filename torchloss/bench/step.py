@@ -1,0 +1,83 @@
+"""One call of a loss as training or evaluation makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchloss.bench.cases import Case
+
+
+class Step(NamedTuple):
+    """What is on the clock, what has to be made for each call off the clock, and where the gradient is left."""
+
+    run: Callable[[], Any]
+    prepare: Callable[[], None] | None = None
+    leaf: Tensor | None = None
+
+
+def step_of(
+    case: Case,
+    function: Callable,
+    x: Tensor,
+    targets: list[Tensor],
+    options: dict[str, Any],
+    overwritten: bool = False,
+) -> Step:
+    """A step that gives the value and, forward and backward, the gradient in x."""
+    if case.variant == "transfer":
+        return transferring(case, function, x, targets, options)
+    if case.direction == "forward":
+        x = x.detach()
+        return Step(lambda: (function(x, *targets, **options), None))
+    if overwritten:
+        return overwriting(function, x.detach(), targets, options)
+    x = x.detach().requires_grad_()
+    upstream = incoming(case, x)
+
+    def run() -> tuple[Tensor, Tensor | None]:
+        x.grad = None
+        value = function(x, *targets, **options)
+        value.backward(upstream)
+        return value, x.grad
+
+    return Step(run, leaf=x)
+
+
+def incoming(case: Case, x: Tensor) -> Tensor | None:
+    """The gradient that comes into backward: dense for a map, 1 for a mean."""
+    if case.loss.family != "map":
+        return None
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device, x.dtype)
+
+
+def overwriting(function: Callable, x: Tensor, targets: list[Tensor], options: dict[str, Any]) -> Step:
+    """With fresh logits for each call: not a leaf, as they come out of a layer."""
+    leaf, fresh = x.requires_grad_(), []
+
+    def prepare() -> None:
+        fresh[:] = [leaf.clone()]
+
+    def run() -> tuple[Tensor, Tensor]:
+        value = function(fresh[0], *targets, **options)
+        return value, torch.autograd.grad(value, fresh)[0]  # and not on into the clone
+
+    return Step(run, prepare)
+
+
+def transferring(case: Case, function: Callable, x: Tensor, targets: list[Tensor], options: dict[str, Any]) -> Step:
+    """With tensors that start and end in the CPU's memory."""
+
+    def run() -> tuple[Tensor, Tensor | None]:
+        there = x.to(case.device)
+        others = [t.to(case.device) for t in targets]
+        if case.direction == "forward":
+            return function(there, *others, **options).cpu(), None
+        value = function(there.requires_grad_(), *others, **options)
+        value.backward(incoming(case, there))
+        return value.cpu(), there.grad.cpu()
+
+    return Step(run)
