@@ -2,8 +2,10 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -205,7 +207,8 @@ def test_a_rival_that_fails_is_a_row_with_a_reason(monkeypatch):
     assert apex.reason == "ValueError: no" and cce.reason.startswith("ZeroDivisionError")
     assert "liger_kernel" in liger.reason and "not installed" in liger.reason
     assert eager.ms and not eager.reason and not liger.ms
-    assert "not measured: ValueError: no" in report.lines(result)[0]
+    assert "not measured" in report.lines(result)[0]
+    assert "not measured: apex: ValueError: no (1 cases)" in report.missing([result])
 
 
 def test_packages_for_cuda_say_so_on_the_cpu():
@@ -262,14 +265,17 @@ def test_the_file_holds_everything(tmp_path):
     assert report.lines(after.results[0])[1][-1] == "nan"
 
 
-def test_the_table(capsys):
+def test_the_table(monkeypatch, capsys):
     result = made(ms=scaled(2)).results[0]
     ours, theirs, liger, limit = report.lines(result)
-    assert ours == ("case, 2 threads", "torchloss", "2.4 (2.2..2.6)", "1.00", "4.80", "6.25e-05", "", "1e-08", "")
+    assert ours == ("case", "torchloss", "2.4 (2.2..2.6)", "1.00", "4.80", "6.25e-05", "", "1e-08", "")
     assert theirs[3] == "0.92" and report.losing(result, theirs) and not report.losing(result, ours)
     assert limit[1:3] == ("limit", "0.5") and not report.losing(result, liger)
-    report.plain(made())
-    assert "runs on CUDA only" in capsys.readouterr().out
+    assert [line[0] for line in report.lines(result)] == ["case", "8 float32", "cpu both, 2 threads", ""]
+    monkeypatch.setitem(sys.modules, "rich.table", None)
+    report.show(made())
+    printed = capsys.readouterr().out
+    assert "processor a" in printed and "liger: runs on CUDA only (1 cases)" in printed and "1.2 (1.1..1.3)" in printed
 
 
 @pytest.mark.parametrize(
@@ -308,6 +314,41 @@ def test_crossover():
         "s: CUDA is faster than the CPU from 100 elements on, transfer excluded",
         "s: CUDA is not faster than the CPU at any size, transfer included",
     ]
+
+
+@pytest.mark.parametrize("series", ["", "mse_loss, N"])
+def test_the_drawing(series, tmp_path):
+    pytest.importorskip("matplotlib")
+    from torchloss.bench.figure import draw
+
+    drawn = made()
+    second = copy.deepcopy(drawn.results[0])
+    second.shape, second.case = [80], "another"
+    drawn.results.append(second)
+    for result in drawn.results:
+        result.series = series
+    for name in ("a.svg", "b.svg"):
+        draw(drawn, tmp_path / name)
+    text = (tmp_path / "a.svg").read_text()
+    ElementTree.fromstring(text)
+    assert text == (tmp_path / "b.svg").read_text()
+    for words in ("torchloss", "eager", "limit", series or "another, 2 threads"):
+        assert f"{words}" in re.sub(r"<!--.*?-->", "", text), words
+
+
+def test_others_are_seen(monkeypatch):
+    """Of 8 processor seconds in 4 seconds, this process had 2."""
+    stat, clock = "cpu {} 0 0 100 0 0 0 {}\ncpu0 1\n", [0.0, 0.0]
+    ticks = machine.os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(machine, "text", lambda path: stat.format(*(int(clock[0] * ticks),) * 2))
+    monkeypatch.setattr(machine, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(machine, "process_time", lambda: clock[1])
+    others = machine.Others()
+    clock[:] = 4.0, 2.0
+    assert others.busy() == 1.5
+    loud = made()
+    loud.results[0].others = 1.5
+    assert report.disturbed(made().results) == [] and "up to 1.5 processors" in report.disturbed(loud.results)[0]
 
 
 def test_the_machine():
@@ -365,7 +406,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     options = command.Options("quick", " 8x10 ", "cpu", threads="1,2", seconds=0.01, json=out)
     command.bench(options)
     printed = capsys.readouterr().out
-    assert "cross_entropy-index 8x10" in printed and "CUDA: not measured" in printed
+    assert "8x10 float32" in printed and "CUDA: not measured" in printed
     assert [r["threads"] for r in json.loads(out.read_text())["results"]] == [1, 2]
 
 

@@ -15,7 +15,7 @@ from torchloss.bench.cases import DIRECTIONS, SETS, Case, cases
 from torchloss.bench.harness import Result
 from torchloss.bench.machine import machine
 from torchloss.bench.record import Record
-from torchloss.bench.report import crossover, show
+from torchloss.bench.report import show
 from torchloss.bench.rivals import RIVALS
 
 EXACT_UP_TO = 7e7  # elements: beyond, the reference in float64 would take gigabytes
@@ -64,8 +64,6 @@ def bench(options: Options) -> None:
 def finish(record: Record, options: Options) -> None:
     """Shows and writes the record."""
     show(record)
-    for line in crossover(record.results):
-        print(line)
     if not any(r.device == "cuda" for r in record.results):
         seen = torch.cuda.is_available()
         print("CUDA: not measured, " + ("not asked for" if seen else "PyTorch sees no GPU here"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchloss.bench.cases import Case
+from torchloss.bench.machine import Others
 from torchloss.bench.memory import peak_bytes
 from torchloss.bench.rivals import RIVALS, Missing, overwrites, reason
 from torchloss.bench.step import Step, step_of
@@ -54,6 +55,7 @@ class Result:
     read_bytes: int
     write_bytes: int
     rounds: int = 0
+    others: float = 0.0  # processors that other programs kept busy meanwhile
     copy_gbs: float = 0.0
     read_gbs: float = 0.0
     limit_ms: float = 0.0
@@ -174,7 +176,9 @@ def measure(case: Case, rivals: Iterable[str], seconds: float, errors: bool = Tr
         except Exception as problem:  # whatever it is, the others are measured
             entry.reason = reason(problem)
     del exact
+    others = Others()
     times = interleaved({**steps, **bandwidth_steps(read + write, case.device)}, case.device, seconds)
+    result.others = others.busy()
     for entry in result.entries:
         if entry.rival in times:
             entry.ms = summary(times[entry.rival])

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from time import perf_counter, process_time
 
 import torch
 
@@ -57,6 +58,27 @@ def processor() -> str:
 def load() -> str:
     """What else kept the processor busy in the last minute, in processors: on a busy machine nothing is certain."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+
+
+class Others:
+    """What other programs, and on a shared machine other machines, kept busy since it was made, in processors."""
+
+    def __init__(self) -> None:
+        self.start = self.clocks()
+
+    @staticmethod
+    def clocks() -> tuple[float, float]:
+        """The wall's clock, and the processors' time that others had."""
+        fields = [int(f) for f in text(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+        if len(fields) < 8:  # not Linux
+            return perf_counter(), 0.0
+        user, nice, system, _, _, irq, softirq, stolen = fields
+        busy = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+        return perf_counter(), busy - process_time()
+
+    def busy(self) -> float:
+        wall, busy = (now - then for now, then in zip(self.clocks(), self.start, strict=True))
+        return max(0.0, busy / wall)
 
 
 def cache(level: int) -> str:

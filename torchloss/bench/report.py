@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import zip_longest
+
 from torchloss.bench.harness import Entry, Result
 from torchloss.bench.record import Record
 
 COLUMNS = ("case", "rival", "ms", "ratio", "x limit", "GB/s", "peak MB", "value", "gradient")
+QUIET = 0.2  # processors that others may use
 TITLE = (
     "ms: median (quartiles). ratio: a rival's time over torchloss's. limit: the least bytes at the memory's speed in\n"
     "the same rounds. GB/s: those bytes in the time taken. peak: memory above what was live. errors: against float64"
@@ -23,7 +27,7 @@ def error(value: float | str | None) -> str:
 def cells(result: Result, entry: Entry) -> tuple[str, ...]:
     """A rival's line, from its name on."""
     if not entry.ms:
-        return (entry.rival, f"not measured: {entry.reason}", *[""] * (len(COLUMNS) - 3))
+        return (entry.rival, "not measured", *[""] * (len(COLUMNS) - 3))
     ours = result.entry("torchloss")
     return (
         entry.rival,
@@ -38,45 +42,67 @@ def cells(result: Result, entry: Entry) -> tuple[str, ...]:
 
 
 def lines(result: Result) -> list[tuple[str, ...]]:
-    """The case's lines: its rivals, then the limit."""
-    name = f"{result.case}, {result.threads} threads" if result.device == "cpu" else result.case
-    first, *rest = [cells(result, entry) for entry in result.entries]
+    """The case's lines: its rivals, then the limit; the case's name stands beside them."""
+    where = f"{result.device} {result.direction}" + (f", {result.threads} threads" if result.device == "cpu" else "")
+    names = [result.name, f"{'x'.join(map(str, result.shape))} {result.dtype}", where]
+    rivals = [cells(result, entry) for entry in result.entries]
     memory = f"copy {result.copy_gbs:.3g}, read {result.read_gbs:.3g}"
-    last = ("limit", f"{result.limit_ms:.3g}", "", "", memory, "", "", "")
-    return [(name, *first), *(("", *line) for line in [*rest, last])]
+    rivals.append(("limit", f"{result.limit_ms:.3g}", "", "", memory, "", "", ""))
+    empty = ("",) * (len(COLUMNS) - 1)
+    return [(name or "", *(line or empty)) for name, line in zip_longest(names, rivals)]
+
+
+def missing(results: list[Result]) -> list[str]:
+    """Why there are no figures: a line for each rival and reason."""
+    reasons = Counter((e.rival, e.reason) for r in results for e in r.entries if not e.ms)
+    return [f"not measured: {rival}: {reason} ({n} cases)" for (rival, reason), n in reasons.items()]
+
+
+def disturbed(results: list[Result]) -> list[str]:
+    """A warning, if other programs took part."""
+    worst = [r.others for r in results if r.others > QUIET]
+    if not worst:
+        return []
+    return [f"warning: in {len(worst)} of {len(results)} cases others kept up to {max(worst):.1f} processors busy"]
 
 
 def losing(result: Result, line: tuple[str, ...]) -> bool:
+    """Whether the rival of the line is faster than torchloss."""
     return bool(line[3]) and float(line[3]) < 1
 
 
 def show(record: Record) -> None:
-    """As a table; as lines where rich is not installed."""
+    """The machine, the table and what is missing in it."""
     print(", ".join(f"{name} {fact}" for name, fact in record.machine.items()))
     try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ModuleNotFoundError:
+        coloured(record)
+    except ModuleNotFoundError:  # rich
         plain(record)
-        return
+    for line in [*missing(record.results), *disturbed(record.results), *crossover(record.results)]:
+        print(line)
+
+
+def coloured(record: Record) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=TITLE, title_justify="left")
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name != "case")
+        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right")
     for result in record.results:
         for line in lines(result):
             table.add_row(*map(Text, line), style="red" if losing(result, line) else "")
         table.add_section()
-    Console(width=None if Console().is_terminal else 170).print(table)
+    Console(width=None if Console().is_terminal else 160).print(table)
 
 
 def plain(record: Record) -> None:
-    print(TITLE, "  ".join(COLUMNS), sep="\n")
-    for result in record.results:
-        case, *_ = head = lines(result)[0]
-        print(case)
-        for line in [head, *lines(result)[1:]]:
-            print("   ", "  ".join(filter(None, line[1:])))
+    rows = [COLUMNS, *(line for result in record.results for line in lines(result))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(TITLE)
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def crossover(results: list[Result]) -> list[str]:
