@@ -30,12 +30,11 @@ def step_of(
     """A step that gives the value and, forward and backward, the gradient in x."""
     if case.variant == "transfer":
         return transferring(case, function, x, targets, options)
-    if case.direction == "forward":
-        x = x.detach()
-        return Step(lambda: (function(x, *targets, **options), None))
+    x = x.detach().requires_grad_(case.direction == "both")
     if overwritten:
-        return overwriting(function, x.detach(), targets, options)
-    x = x.detach().requires_grad_()
+        return overwriting(function, x, targets, options)
+    if case.direction == "forward":
+        return Step(lambda: (function(x, *targets, **options), None))
     upstream = incoming(case, x)
 
     def run() -> tuple[Tensor, Tensor | None]:
@@ -56,13 +55,15 @@ def incoming(case: Case, x: Tensor) -> Tensor | None:
 
 def overwriting(function: Callable, x: Tensor, targets: list[Tensor], options: dict[str, Any]) -> Step:
     """With fresh logits for each call: not a leaf, as they come out of a layer."""
-    leaf, fresh = x.requires_grad_(), []
+    fresh: list[Tensor] = []
 
     def prepare() -> None:
-        fresh[:] = [leaf.clone()]
+        fresh[:] = [x.clone()]
 
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> tuple[Tensor, Tensor | None]:
         value = function(fresh[0], *targets, **options)
+        if not x.requires_grad:
+            return value, None
         return value, torch.autograd.grad(value, fresh)[0]  # and not on into the clone
 
     return Step(run, prepare)
