@@ -82,8 +82,11 @@ synccheck() { sanitizer synccheck; }
 
 bench() {
   # Not `python -m torchloss bench`, which needs more than torch. The CPU and the GPU, side by side.
-  "$python" -m torchloss.bench --device all --quick --json "$OUT/bench.json" 2>&1 | tee "$OUT/bench.txt" ||
-    fail bench "see above"
+  local set
+  for set in quick scaling main; do
+    "$python" -m torchloss.bench --device all --set "$set" --json "$OUT/$set.json" 2>&1 | tee "$OUT/$set.txt" ||
+      fail bench "see above"
+  done
 }
 
 [ $# -gt 0 ] || set -- build tests memcheck racecheck initcheck synccheck bench

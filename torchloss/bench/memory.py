@@ -18,8 +18,6 @@ def peak_bytes(step: Step, device: str) -> int | None:
 
     What a library takes for itself, such as a small buffer for its threads, they do not see.
     """
-    if step.leaf is not None:
-        step.leaf.grad = None
     if step.prepare:
         step.prepare()
     return on_cuda(step) if device == "cuda" else on_cpu(step)

@@ -12,11 +12,10 @@ from torchloss.bench.cases import Case
 
 
 class Step(NamedTuple):
-    """What is on the clock, what has to be made for each call off the clock, and where the gradient is left."""
+    """What is on the clock, and what has to be made for each call off the clock."""
 
     run: Callable[[], Any]
     prepare: Callable[[], None] | None = None
-    leaf: Tensor | None = None
 
 
 def step_of(
@@ -38,12 +37,12 @@ def step_of(
     upstream = incoming(case, x)
 
     def run() -> tuple[Tensor, Tensor | None]:
-        x.grad = None
         value = function(x, *targets, **options)
         value.backward(upstream)
-        return value, x.grad
+        gradient, x.grad = x.grad, None  # whose memory is given back within the call, not in the next rival's
+        return value, gradient
 
-    return Step(run, leaf=x)
+    return Step(run)
 
 
 def incoming(case: Case, x: Tensor) -> Tensor | None:
