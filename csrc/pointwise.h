@@ -95,12 +95,12 @@ struct PointLoss {
     // The place of out[0]: a tensor like the input, or one number.
     Tensor value() {
       if (reduction == None) return map(0);
-      Tensor loss = torch::stable::new_empty(check.input, {});
+      Tensor loss = new_tensor(check.input, {}, args.dtype);
       args.sum = loss.mutable_data_ptr();
       return loss;
     }
     Tensor map(int k) {
-      Tensor out = torch::stable::empty_like(check.input);
+      Tensor out = fresh_like<Device>(check.input);
       args.out[k] = stream(out);
       return out;
     }

@@ -33,16 +33,23 @@ struct Part {
   V sums[more > 0 ? more : 1] = {};
 };
 
-// The same part seen from a maximum at least its own.
+// The same part seen from a maximum at least its own; and what its roundings lost, a part too, whose count is 0.
+template <class L, class V, int more>
+HD void rebase(const L& loss, Part<V, more>& part, Part<V, more>& lost, V max) {
+  const auto same = part.top.max == max;
+  const V d = select(same, V(0), loss.scaled(part.top.max - max)), f = decay(d);
+  for (Part<V, more>* p : {&lost, &part}) {
+    Top<V>& top = p->top;
+    if constexpr (more > 0) L::rebase_more(p->sums, top, same, d, f);
+    top.sum = select(same, top.sum, (top.count + top.sum) * f);
+    top.count = select(same, top.count, V(0));
+    top.max = max;
+  }
+}
 template <class L, class V, int more>
 HD void rebase(const L& loss, Part<V, more>& part, V max) {
-  Top<V>& top = part.top;
-  const auto same = top.max == max;
-  const V d = select(same, V(0), loss.scaled(top.max - max)), f = exp(d);
-  if constexpr (more > 0) L::rebase_more(part.sums, top, same, d, f);
-  top.sum = select(same, top.sum, (top.count + top.sum) * f);
-  top.count = select(same, top.count, V(0));
-  top.max = max;
+  Part<V, more> nothing;
+  rebase(loss, part, nothing, max);
 }
 
 // Adds a part that has the same maximum.
@@ -63,7 +70,7 @@ HD void add_kept(V& sum, V& lost, V x) {
 
 template <class V, int more>
 HD void add_kept(Part<V, more>& part, Part<V, more>& lost, const Part<V, more>& other) {
-  add_kept(part.top.count, lost.top.count, other.top.count);
+  part.top.count = part.top.count + other.top.count;
   add_kept(part.top.sum, lost.top.sum, other.top.sum);
   for (int k = 0; k < more; ++k) add_kept(part.sums[k], lost.sums[k], other.sums[k]);
 }
@@ -76,7 +83,6 @@ HD V settled(V sum, V lost) {
 
 template <class V, int more>
 HD void settle(Part<V, more>& part, const Part<V, more>& lost) {
-  part.top.count = settled(part.top.count, lost.top.count);
   part.top.sum = settled(part.top.sum, lost.top.sum);
   for (int k = 0; k < more; ++k) part.sums[k] = settled(part.sums[k], lost.sums[k]);
 }
@@ -99,7 +105,7 @@ HD V reference(V max) {
 // Adds a class with the logit x <= max, seen from reference(max).
 template <class L, class V, int more>
 HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
-  const V d = loss.scaled(x - reference), e = exp(d);
+  const V d = loss.scaled(x - reference), e = decay(d);
   const auto top = x == reference;
   part.top.count = part.top.count + select(top, V(1), V(0));
   part.top.sum = part.top.sum + select(top, V(0), e);
@@ -130,14 +136,15 @@ struct Softmax {
   V max, rest, s;
   HD Softmax(V max, V rest) : max(max), rest(rest), s(V(1) + rest) {}
   HD explicit Softmax(const Top<V>& top) : Softmax(top.max, top.rest()) {}
-  HD V p(V x) const { return exp(x - max) / s; }
+  HD V p(V x) const { return decay(x - max) / s; }
   // 1 - p, without cancellation for the largest.
-  HD V q(V x) const { return select(x == max, rest, V(1) + (rest - exp(x - max))) / s; }
+  HD V q(V x) const { return select(x == max, rest, V(1) + (rest - decay(x - max))) / s; }
 };
 
 template <class V>
 struct RowKernel {
   static constexpr int in = 1, out = 0, tops = 0, more = 0, sums = 0, stats_in = 0, stats_out = 0;
+  static constexpr bool bulk = true;          // reads its streams, not only what they hold for the target
   static constexpr bool value_out = false;    // gives a value
   static constexpr bool targets = false;      // of class indices: takes row.weight, skips ignored rows, hits one class
   static constexpr bool x_at_target = false;  // wants row.x_y, of in[0]

@@ -23,10 +23,11 @@ struct RowStream {
 };
 
 struct RowArgs {
+  const char* op = nullptr;
   ScalarType dtype;  // of every stream, of weight and of grad
   int64_t rows, classes;
   RowStream in[5], out[2];
-  // of a loss of class indices; a target outside [0, classes) and not ignore_index makes its row NaN
+  // of a loss of class indices; a target outside [0, classes) and not ignore_index is an error, or makes its row NaN
   const int64_t* target = nullptr;
   int64_t ignore_index = -100;
   const void* weight = nullptr;  // one per class, or nullptr: 1
@@ -85,7 +86,7 @@ struct RowLoss {
          int64_t ignore_index, double parameter)
         : check(L::name, input), rows(L::name, input, dim), reduction(reduction) {
       check.reduction(reduction);
-      args.dtype = input.scalar_type();
+      args.op = L::name, args.dtype = input.scalar_type();
       args.device = input.get_device_index();
       args.rows = rows.rows, args.classes = rows.classes, args.ignore_index = ignore_index;
       STD_TORCH_CHECK(target_.has_value() == (index_target() || L::float_target), L::name,
@@ -96,7 +97,6 @@ struct RowLoss {
         check.tensor(*target_, "target", ScalarType::Long, rows.shape);
         target = torch::stable::contiguous(*target_);
         args.target = target.const_data_ptr<int64_t>();
-        Device::check_targets(L::name, args);
       }
       if (weight) {
         check.tensor(*weight, "weight", {rows.classes});
@@ -118,7 +118,15 @@ struct RowLoss {
       if constexpr (L::float_target) in(rows.stream(*target_));
     }
     ScalarType compute() const { return compute_type(args.dtype); }
-    Tensor new_values() { return torch::stable::new_empty(check.input, rows.shape, compute()); }
+    Tensor new_values() { return new_tensor(check.input, rows.shape, compute()); }
+    // The rows' values: a result, or the terms of one.
+    void place_values(Tensor& values, typename Device::Scratch& terms) {
+      if (reduction == None || rows.classes == 0) {
+        values = new_values(), args.values = values.mutable_data_ptr();
+      } else {
+        args.values = terms.reserve(check.input, rows.rows, compute());
+      }
+    }
 
     void saved(const Tensor& grad, const Tensor& stats, const Tensor& total, Tensor& keep) {
       check.tensor(grad, "grad", rows.loss_shape(reduction));
@@ -139,14 +147,12 @@ struct RowLoss {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    Tensor stats =
-        torch::stable::new_empty(input, call.rows.stacked(L::template Forward<float>::stats_out), call.compute());
-    Tensor total = torch::stable::new_empty(input, {}, call.compute());
+    Tensor stats = new_tensor(input, call.rows.stacked(L::template Forward<float>::stats_out), call.compute());
+    Tensor total = new_tensor(input, {}, call.compute()), values;
+    typename Device::Scratch terms;
     call.args.stats_out = stats.mutable_data_ptr();
-    Tensor values = call.new_values();
-    call.args.values = values.mutable_data_ptr();
+    call.place_values(values, terms);
     Device::template rows<L::template Forward>(call.args);
-    if (call.rows.classes == 0) torch::stable::zero_(values);  // a sum over no class, though no softmax exists
     Device::total(call.args, total.mutable_data_ptr());
     return {reduced(call, values, total), stats, total};
   }
@@ -160,11 +166,11 @@ struct RowLoss {
     STD_TORCH_CHECK(!target_grad || L::float_target, L::name, ": the target has no gradient");
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    Tensor grad_input = torch::stable::empty_like(input), grad_target = none_of(input);
+    Tensor grad_input = fresh_like<Device>(input), grad_target = none_of(input);
     call.args.out[0] = call.rows.stream(grad_input);
     if constexpr (L::float_target) {
       if (target_grad) {
-        grad_target = torch::stable::empty_like(*target);
+        grad_target = fresh_like<Device>(*target);
         call.args.out[1] = call.rows.stream(grad_target);
         Device::template rows<L::template BackwardBoth>(call.args);
         return {grad_input, grad_target};
@@ -172,6 +178,20 @@ struct RowLoss {
     }
     Device::template rows<L::template Backward>(call.args);
     return {grad_input, grad_target};
+  }
+
+  // The gradient in place of the input. A loop may write a class when it has read it, and the target's at the start.
+  static void backward_inplace(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats,
+                               Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index, double parameter) {
+    Call call(input, target, weight, dim, reduction, ignore_index, parameter);
+    STD_TORCH_CHECK(!overlaps(input), L::name, ": cannot write over logits of which several share a place in memory");
+    Tensor keep;
+    call.saved(grad, stats, total, keep);
+    Device::check_targets(call.args);  // before anything is lost
+    call.in(call.rows.stream(input));
+    call.inputs(input, target, weight);
+    call.args.out[0] = call.args.in[0];
+    Device::template rows<L::template Backward>(call.args);
   }
 
   static Three double_backward(MaybeTensor h, MaybeTensor k, Tensor grad, Tensor input, MaybeTensor target,
@@ -186,24 +206,26 @@ struct RowLoss {
     call.in(call.rows.stream(input));
     call.in(call.rows.stream(h, 0));
     call.inputs(input, target, weight);
-    Tensor grad_input = torch::stable::empty_like(input), grad_target = none_of(input);
+    Tensor grad_input = fresh_like<Device>(input), grad_target = none_of(input);
     call.args.out[0] = call.rows.stream(grad_input);
     if constexpr (L::float_target) {
       call.in(call.rows.stream(k, 0));
-      grad_target = torch::stable::empty_like(*target);
+      grad_target = fresh_like<Device>(*target);
       call.args.out[1] = call.rows.stream(grad_target);
     }
-    Tensor values = call.new_values();
-    call.args.values = values.mutable_data_ptr();
+    Tensor values;
+    typename Device::Scratch terms;
+    call.place_values(values, terms);
     Device::template rows<L::template DoubleBackward>(call.args);
     return {reduced(call, values, total), grad_input, grad_target};
   }
 
   // The rows' values as they are, summed, or summed and divided by the total weight.
-  static Tensor reduced(const Call& call, const Tensor& values, const Tensor& total) {
+  static Tensor reduced(const Call& call, Tensor& values, const Tensor& total) {
+    if (call.rows.classes == 0) torch::stable::zero_(values);  // a sum over no class, though no softmax exists
     if (call.reduction == None)
       return call.args.dtype == call.compute() ? values : torch::stable::to(values, call.args.dtype);
-    Tensor loss = torch::stable::new_empty(call.check.input, {});
+    Tensor loss = new_tensor(call.check.input, {}, call.args.dtype);
     Device::reduce(call.args, call.reduction == Mean ? total.const_data_ptr() : nullptr, loss.mutable_data_ptr());
     return loss;
   }
@@ -224,6 +246,11 @@ struct CrossEntropyOps {
                        int64_t dim, int64_t reduction, int64_t ignore_index, double smoothing, bool target_grad) {
     return (smoothing == 0 ? Plain::backward : Smooth::backward)(grad, input, target, weight, stats, total, dim,
                                                                  reduction, ignore_index, smoothing, target_grad);
+  }
+  static void backward_inplace(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats,
+                               Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index, double smoothing) {
+    (smoothing == 0 ? Plain::backward_inplace : Smooth::backward_inplace)(grad, input, target, weight, stats, total,
+                                                                          dim, reduction, ignore_index, smoothing);
   }
   static auto double_backward(MaybeTensor h, MaybeTensor k, Tensor grad, Tensor input, MaybeTensor target,
                               MaybeTensor weight, Tensor stats, Tensor total, int64_t dim, int64_t reduction,
@@ -248,7 +275,7 @@ struct RowMap {
   static Tensor forward(Tensor input, int64_t dim) {
     const Check check(L::name, input);
     const Rows rows(L::name, input, dim);
-    Tensor output = torch::stable::empty_like(input);
+    Tensor output = fresh_like<Device>(input);
     RowArgs a = args(check, rows);
     a.in[0] = rows.stream(input), a.out[0] = rows.stream(output);
     Device::template rows<L::template Forward>(a);
@@ -258,7 +285,7 @@ struct RowMap {
     const Check check(L::name, output);
     const Rows rows(L::name, output, dim);
     check.tensor(grad, "grad", sizes(output));
-    Tensor grad_input = torch::stable::empty_like(output);
+    Tensor grad_input = fresh_like<Device>(output);
     RowArgs a = args(check, rows);
     a.in[0] = rows.stream(grad), a.in[1] = rows.stream(output), a.out[0] = rows.stream(grad_input);
     Device::template rows<L::template Backward>(a);
@@ -269,7 +296,7 @@ struct RowMap {
     const Rows rows(L::name, output, dim);
     check.tensor(h, "the gradient of grad_input", sizes(output));
     check.tensor(grad, "grad", sizes(output));
-    Tensor grad_grad = torch::stable::empty_like(output), grad_output = torch::stable::empty_like(output);
+    Tensor grad_grad = fresh_like<Device>(output), grad_output = fresh_like<Device>(output);
     RowArgs a = args(check, rows);
     a.in[0] = rows.stream(h), a.in[1] = rows.stream(grad), a.in[2] = rows.stream(output);
     a.out[0] = rows.stream(grad_grad), a.out[1] = rows.stream(grad_output);

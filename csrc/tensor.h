@@ -74,6 +74,21 @@ inline bool in_storage(const Tensor& t) {
   return last < bytes / static_cast<int64_t>(t.element_size());
 }
 
+// Whether two elements may share a place in memory: whether, from the innermost on, a stride is less than what lies in
+// it.
+inline bool overlaps(const Tensor& t) {
+  std::vector<std::pair<int64_t, int64_t>> dims;
+  for (int64_t d = 0; d < t.dim(); ++d)
+    if (t.size(d) > 1) dims.emplace_back(t.stride(d), t.size(d));
+  std::sort(dims.begin(), dims.end());
+  int64_t last = 0;
+  for (const auto& [stride, size] : dims) {
+    if (stride <= last) return t.numel() > 0;
+    last += stride * (size - 1);
+  }
+  return false;
+}
+
 // An op is a security boundary: it trusts no argument. Names are those of the schema.
 struct Check {
   const char* op;
@@ -149,8 +164,31 @@ struct Layout {
   }
 };
 
+// A tensor beside another one, not filled. Not torch::stable::new_empty, which takes the dispatcher's way, several
+// times as long: small losses consist of it.
+inline Tensor new_tensor(const Tensor& like, const Sizes& size, ScalarType dtype) {
+  int32_t device = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  Sizes stride(size.size());
+  int64_t step = 1;
+  for (size_t d = size.size(); d-- > 0; step *= std::max<int64_t>(size[d], 1)) stride[d] = step;
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), stride.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device, like.get_device_index(), &made));
+  return Tensor(made);
+}
+
 inline Tensor none_of(const Tensor& like) {  // stands for a gradient that nobody asked for
-  return torch::stable::new_empty(like, {0});
+  return new_tensor(like, {0}, like.scalar_type());
+}
+
+// A tensor like another, not filled, in memory that the device has made ready to be written.
+template <class Device>
+Tensor fresh_like(const Tensor& like) {
+  Tensor t = like.is_contiguous() ? new_tensor(like, sizes(like), like.scalar_type()) : torch::stable::empty_like(like);
+  Device::prepare(t);
+  return t;
 }
 
 using Library = torch::stable::detail::StableLibrary;

@@ -1,16 +1,41 @@
 #include "device.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace torchloss {
 
-void Cpu::check_targets(const char* op, const RowArgs& a) {
+// The first touch of a large tensor takes longer than the arithmetic on it, page by page of 4 KB: ask for pages of 2
+// MB.
+void Cpu::prepare(const Tensor& t) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t page = 2 << 20, least = 2 * page;
+  const uintptr_t bytes = t.numel() * t.element_size();
+  if (bytes < least) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), first = (begin + page - 1) / page * page;
+  madvise(reinterpret_cast<void*>(first), (begin + bytes) / page * page - first, MADV_HUGEPAGE);  // a wish
+#endif
+}
+
+void Cpu::check_targets(const RowArgs& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
     const int64_t y = a.target[r];
-    STD_TORCH_CHECK((y >= 0 && y < a.classes) || y == a.ignore_index, "Target ", y, " is out of bounds. (", op,
+    STD_TORCH_CHECK((y >= 0 && y < a.classes) || y == a.ignore_index, "Target ", y, " is out of bounds. (", a.op,
                     ", row ", r, ": expected 0 <= target < ", a.classes, " or ignore_index = ", a.ignore_index, ")");
   }
 }
 
 namespace {
+
+struct CountRows {
+  template <int bytes>
+  HD static void run(const RowArgs* a, int64_t* count) {
+    int64_t n = 0;
+    for (int64_t r = 0; r < a->rows; ++r) n += a->target[r] != a->ignore_index;
+    *count = n;
+  }
+};
 
 template <class T>
 void total_of(const RowArgs& a, T* total) {
@@ -19,9 +44,14 @@ void total_of(const RowArgs& a, T* total) {
     return;
   }
   double sum = 0;
-  for (int64_t r = 0; r < a.rows; ++r)
-    if (a.target[r] != a.ignore_index)
-      sum += a.weight ? read<T>(a.weight, a.dtype, a.target[r] * a.weight_stride) : T(1);
+  if (a.weight) {
+    for (int64_t r = 0; r < a.rows; ++r)
+      if (a.target[r] != a.ignore_index) sum += read<T>(a.weight, a.dtype, a.target[r] * a.weight_stride);
+  } else {
+    int64_t count = 0;
+    MultiIsa<CountRows>::run(&a, &count);
+    sum = static_cast<double>(count);
+  }
   *total = static_cast<T>(sum);
 }
 

@@ -37,16 +37,22 @@ struct Lanes {
     friend HD Mask operator&(Mask a, Mask b) { return {a.i & b.i}; }
     friend HD Mask operator|(Mask a, Mask b) { return {a.i | b.i}; }
     friend HD Mask operator~(Mask a) { return {~a.i}; }
+    static HD Mask load(const typename IntOf<T>::type* p) {
+      Mask m;
+      std::memcpy(&m.i, p, bytes);
+      return m;
+    }
     static HD Mask of(bool b) { return {I{} - (b ? 1 : 0)}; }
     static HD Mask first(int64_t n) {  // the first n lanes
       I index;
       for (int l = 0; l < size; ++l) index[l] = l;
       return {index < static_cast<typename IntOf<T>::type>(n)};
     }
-    HD bool all() const {
-      bool b = true;
-      for (int l = 0; l < size; ++l) b &= i[l] != 0;
-      return b;
+    HD bool all() const {  // the lanes are 0 or -1
+      int64_t word[bytes / 8], all = -1;
+      std::memcpy(word, &i, bytes);
+      for (int64_t w : word) all &= w;
+      return all == -1;
     }
   };
 
@@ -81,20 +87,34 @@ struct Lanes {
   friend HD Mask operator>=(Lanes a, Lanes b) { return {a.v >= b.v}; }
   friend HD Mask operator==(Lanes a, Lanes b) { return {a.v == b.v}; }
 
+  // 0 where the mask is not. For a mask that is kept: a select by it gcc 12 takes lane by lane.
+  friend HD Lanes only(Mask m, Lanes x) { return (V)((I)x.v & m.i); }
   friend HD Lanes select(Mask m, Lanes yes, Lanes no) { return m.i ? yes.v : no.v; }
   friend HD Lanes abs(Lanes x) { return (V)((I)x.v & (I) ~(I)(-0.0 - V{})); }
 
+  // Of all lanes, halving them: in the same order for every row.
   HD T max() const {
-    T m = v[0];
-    for (int l = 1; l < size; ++l) m = v[l] > m ? v[l] : m;
-    return m;
+    if constexpr (bytes > 16) {
+      const Lanes<T, bytes / 2> a = half(0), b = half(1);
+      return larger(a, b).max();
+    } else {
+      T m = v[0];
+      for (int l = 1; l < size; ++l) m = v[l] > m ? v[l] : m;
+      return m;
+    }
   }
-  HD T sum() const {  // pairwise, in the same order for every row
+  HD T sum() const {
+    if constexpr (bytes > 16)
+      return (half(0) + half(1)).sum();
+    else if constexpr (size == 4)
+      return (v[0] + v[2]) + (v[1] + v[3]);
+    else
+      return v[0] + v[1];
+  }
+  HD Lanes<T, bytes / 2> half(int which) const {
     T a[size];
     store(a);
-    for (int half = size / 2; half; half /= 2)
-      for (int l = 0; l < half; ++l) a[l] += a[l + half];
-    return a[0];
+    return Lanes<T, bytes / 2>::load(a + which * size / 2);
   }
 };
 
@@ -185,6 +205,21 @@ HD Lanes<T, bytes> exp(Lanes<T, bytes> x) {
   return (Lanes<T, bytes>(1) + d.expm1_r) * power_of_two<T, bytes>(half) * power_of_two<T, bytes>(d.n - half);
 }
 
+// e^x for x <= 0 (up to 40 at least), to 1.2 ulp, down to the smallest subnormal: 2^n = 2^(n + 64) 2^-64 takes one
+// shift, one sum and one product.
+template <class T, int bytes>
+HD Lanes<T, bytes> decay(Lanes<T, bytes> x) {
+  using L = Lanes<T, bytes>;
+  using F = Format<T>;
+  constexpr T up = F::round + 64;
+  x = select(L(F::exp_low) > x, L(F::exp_low), x);
+  const L shifted = x * L(F::log2_e) + L(up), k = shifted - L(up);
+  const L r = (x - k * L(F::ln2_high)) - k * L(F::ln2_low);
+  const L y = (horner<F::exp>(r) * r + L(1)) * r + L(1);
+  const auto scaled = (typename L::I)y.v + ((typename L::I)shifted.v << F::mantissa);
+  return L((typename L::V)scaled) * L(T(0x1p-64)) + (x - x);  // a NaN, whatever its bits, stays one
+}
+
 // e^x - 1, to 2 ulp, as 2^n (e^r - 1) + (2^n - 1), with 2^n = 2 2^(n-1) so that n may be as large as e^x allows.
 template <class T, int bytes>
 HD Lanes<T, bytes> expm1(Lanes<T, bytes> x) {
@@ -227,7 +262,8 @@ HD Lanes<T, bytes> log1p(Lanes<T, bytes> x) {
   const L u = L(1) + x, lost = select(x > L(1), L(1) - (u - x), x - (u - L(1)));
   L y = log_of_normal<T, bytes>(u, lost / u, typename L::I{});
   y = select(x == L(-1), L(0) - infinity<L>(), select(x < L(-1), L(std::numeric_limits<T>::quiet_NaN()), y));
-  return select(x < infinity<L>(), select(x == L(0), x, y), x);
+  y = select(x == L(0), x + x, y);  // not x: an arm that two selects share gcc 12 takes lane by lane
+  return select(x < infinity<L>(), y, x);
 }
 
 }  // namespace torchloss

@@ -1,63 +1,94 @@
 #pragma once
-// Between tensors of any dtype and stride, and small buffers of the compute type that stay in the L1 cache.
-#include "../math.h"
+// Between tensors of any dtype and stride, and buffers of the compute type that stay in the cache.
 #include "../tensor.h"
+#include "half.h"
 #include "isa.h"
 
 namespace torchloss {
-
-// Up to 16 numbers of one class in as many rows (across), or a run of classes of one row (along).
-struct Lines {
-  void* data;
-  ScalarType dtype;
-  int64_t stride;          // from one class to the next
-  const int64_t* offsets;  // of each lane's row, of one row if along
-  int lanes;               // 0: along
-  bool adjacent;           // across: the lanes lie side by side in memory
-};
 
 template <class T>
 constexpr ScalarType own_type() {
   return sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
 }
 
+inline void* element(void* data, ScalarType dtype, int64_t i) {
+  const int64_t size = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  return static_cast<char*>(data) + i * size;
+}
+
+// Rows by classes of a tensor. In a buffer of the compute type class c of row r is at [c * width + r].
+struct Block {
+  void* data;
+  ScalarType dtype;
+  int64_t rows, row_stride, classes, class_stride;
+};
+
+template <class S>
+constexpr Half format = std::is_same_v<S, torch::headeronly::Half> ? Half::float16 : Half::bfloat16;
+
 template <class T, bool store>
 struct Move {
-  template <int>
-  HD static void run(Lines m, int64_t first, int64_t n, T* buffer, int width) {
-    switch (m.dtype) {
-      case ScalarType::Float:
-        return typed<float>(m, first, n, buffer, width);
-      case ScalarType::Double:
-        return typed<double>(m, first, n, buffer, width);
-      case ScalarType::Half:
-        return typed<torch::headeronly::Half>(m, first, n, buffer, width);
-      default:
-        return typed<torch::headeronly::BFloat16>(m, first, n, buffer, width);
-    }
+  template <int bytes>
+  HD static void run(const Block* b, T* buffer, int64_t width) {
+    if constexpr (sizeof(T) == 8)
+      return typed<double, bytes>(*b, buffer, width);
+    else
+      switch (b->dtype) {
+        case ScalarType::Half:
+          return typed<torch::headeronly::Half, bytes>(*b, buffer, width);
+        case ScalarType::BFloat16:
+          return typed<torch::headeronly::BFloat16, bytes>(*b, buffer, width);
+        default:
+          return typed<float, bytes>(*b, buffer, width);
+      }
   }
 
-  // buffer[i * width + lane] <-> class first + i, or buffer[i] <-> class first + i if along.
-  template <class S>
-  HD static void typed(Lines m, int64_t first, int64_t n, T* buffer, int width) {
-    S* p = static_cast<S*>(m.data) + first * m.stride;
-    if (!m.lanes) {
-      p += m.offsets[0];
-      if (m.stride == 1)
-        for (int64_t i = 0; i < n; ++i) one(p[i], buffer[i]);
-      else
-        for (int64_t i = 0; i < n; ++i) one(p[i * m.stride], buffer[i]);
+  template <class S, int bytes>
+  HD static void typed(const Block& b, T* buffer, int64_t width) {
+    S* p = static_cast<S*>(b.data);
+    if (b.rows == 1 && width == 1 && b.class_stride == 1) return line<S, bytes>(p, buffer, b.classes);
+    if (b.row_stride == 1) {
+      for (int64_t c = 0; c < b.classes; ++c) line<S, bytes>(p + c * b.class_stride, buffer + c * width, b.rows);
       return;
     }
-    for (int64_t i = 0; i < n; ++i, p += m.stride, buffer += width) {
-      S* q = p + m.offsets[0];
-      if (m.adjacent)
-        for (int l = 0; l < m.lanes; ++l) one(q[l], buffer[l]);
-      else
-        for (int l = 0; l < m.lanes; ++l) one(p[m.offsets[l]], buffer[l]);
-    }
+    const bool tiles = b.class_stride == 1;
+    const int64_t rows = tiles ? b.rows / 4 * 4 : 0, classes = tiles ? b.classes / 4 * 4 : 0;
+    for (int64_t r = 0; r < rows; r += 4)
+      for (int64_t c = 0; c < classes; c += 4)
+        transposed(p + r * b.row_stride + c, b.row_stride, buffer + c * width + r, width);
+    for (int64_t c = 0; c < b.classes; ++c)
+      for (int64_t r = c < classes ? rows : 0; r < b.rows; ++r)
+        one(p[r * b.row_stride + c * b.class_stride], buffer[c * width + r]);
   }
 
+  template <class S, int bytes>
+  HD static void line(S* p, T* buffer, int64_t n) {
+    using V = Lanes<T, bytes>;
+    int64_t i = 0;
+    for (; i + V::size <= n; i += V::size) vector<V>(p + i, buffer + i);
+    for (; i < n; ++i) one(p[i], buffer[i]);
+  }
+  template <class V, class S>
+  HD static void vector(S* there, T* here) {
+    if constexpr (store)
+      put(V::load(here), there);
+    else
+      get<V>(there).store(here);
+  }
+  template <class V, class S>
+  HD static V get(const S* p) {
+    if constexpr (std::is_same_v<S, T>)
+      return V::load(p);
+    else
+      return Halves<format<S>, V>::load(p);
+  }
+  template <class V, class S>
+  HD static void put(V x, S* p) {
+    if constexpr (std::is_same_v<S, T>)
+      x.store(p);
+    else
+      Halves<format<S>, V>::store(x, p);
+  }
   template <class S>
   HD static void one(S& there, T& here) {
     if constexpr (store)
@@ -65,11 +96,36 @@ struct Move {
     else
       here = static_cast<T>(there);
   }
+
+  // Four rows of four numbers, stored as four columns of four.
+  template <class S>
+  HD static void transposed(S* there, int64_t from, T* here, int64_t to) {
+    using V = Lanes<T, 4 * sizeof(T)>;
+    V a[4];
+    for (int i = 0; i < 4; ++i) a[i] = store ? V::load(here + i * to) : get<V>(there + i * from);
+    const auto low = [](V x, V y)
+                         __attribute__((always_inline)) { return V(__builtin_shufflevector(x.v, y.v, 0, 4, 1, 5)); };
+    const auto high = [](V x, V y)
+                          __attribute__((always_inline)) { return V(__builtin_shufflevector(x.v, y.v, 2, 6, 3, 7)); };
+    const V p = low(a[0], a[2]), q = low(a[1], a[3]), r = high(a[0], a[2]), s = high(a[1], a[3]);
+    const V b[4] = {low(p, q), high(p, q), low(r, s), high(r, s)};
+    for (int i = 0; i < 4; ++i)
+      if constexpr (store)
+        put(b[i], there + i * from);
+      else
+        b[i].store(here + i * to);
+  }
 };
 
 template <class T, bool store>
-__attribute__((noinline)) void move(const Lines& m, int64_t first, int64_t n, T* buffer, int width) {
-  MultiIsa<Move<T, store>>::run(m, first, n, buffer, width);
+__attribute__((noinline)) void move(const Block& b, T* buffer, int64_t width) {
+  MultiIsa<Move<T, store>>::run(&b, buffer, width);
+}
+
+// A run of n numbers, `stride` apart.
+template <class T, bool store>
+HD void move_run(void* data, ScalarType dtype, int64_t at, int64_t stride, int64_t n, T* buffer) {
+  move<T, store>({element(data, dtype, at), dtype, 1, 0, n, stride}, buffer, 1);
 }
 
 // One number.
@@ -77,19 +133,27 @@ template <class T>
 HD T read(const void* p, ScalarType dtype, int64_t i) {
   if (dtype == own_type<T>()) return static_cast<const T*>(p)[i];
   T x{};
-  const int64_t at = 0;
-  move<T, false>({const_cast<void*>(p), dtype, 1, &at, 0, false}, i, 1, &x, 1);
+  move_run<T, false>(const_cast<void*>(p), dtype, i, 1, 1, &x);
   return x;
 }
 
 template <class T>
 HD void write(void* p, ScalarType dtype, int64_t i, T x) {
-  if (dtype == own_type<T>()) {
+  if (dtype == own_type<T>())
     static_cast<T*>(p)[i] = x;
-    return;
+  else
+    move_run<T, true>(p, dtype, i, 1, 1, &x);
+}
+
+// f(offset of the first, stride, count, how many came before) for each run of the rows [first, first + n).
+template <class F>
+HD void runs(const Layout& rows, int64_t first, int64_t n, F f) {
+  if (rows.n < 2) return f(rows.offset(first), rows.n ? rows.stride[0] : 0, n, int64_t{0});
+  for (int64_t i = 0; i < n;) {
+    const int64_t here = std::min(n - i, rows.size[0] - (first + i) % rows.size[0]);
+    f(rows.offset(first + i), rows.stride[0], here, i);
+    i += here;
   }
-  const int64_t at = 0;
-  move<T, true>({p, dtype, 1, &at, 0, false}, i, 1, &x, 1);
 }
 
 }  // namespace torchloss

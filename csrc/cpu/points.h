@@ -54,7 +54,7 @@ struct PointLoop {
     for (int s = 0; s < streams; ++s)
       if (reads(s)) x[s] = fetch(s, first, n);
     T* y[outs];
-    for (int s = 0; s < outs; ++s) y[s] = place(s, first, n);
+    for (int s = 0; s < outs; ++s) y[s] = place(s, first);
     const bool summed = a.sum;
     int64_t i = 0;
     while (i < n) {
@@ -123,7 +123,7 @@ struct PointLoop {
     lines<false>(p, first, n, in_buffer[s]);
     return in_buffer[s];
   }
-  HD T* place(int s, int64_t first, int64_t) {
+  HD T* place(int s, int64_t first) {
     const PointStream& p = a.out[s];
     const bool direct = p.data && p.layout.contiguous() && a.dtype == own_type<T>();
     return direct ? static_cast<T*>(p.data) + first : out_buffer[s];
@@ -138,8 +138,7 @@ struct PointLoop {
     const int64_t inner = p.layout.n ? p.layout.size[0] : 1, stride = p.layout.n ? p.layout.stride[0] : 0;
     for (int64_t i = 0; i < n;) {
       const int64_t here = std::min(n - i, p.layout.n > 1 ? inner - (first + i) % inner : n);
-      const int64_t at = p.layout.offset(first + i);
-      move<T, store>({p.data, a.dtype, stride, &at, 0, false}, 0, here, buffer + i, 0);
+      move_run<T, store>(p.data, a.dtype, p.layout.offset(first + i), stride, here, buffer + i);
       i += here;
     }
   }

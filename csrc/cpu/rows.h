@@ -3,14 +3,16 @@
 //
 // A vector's lanes are classes of one row (along), or one class of as many rows (across: where classes do not lie side
 // by side in memory, or rows are short). The kernel does not know which: along, its lanes join at the end of a fold.
-// A row is read in chunks that stay in the L1 cache: first for the maximum, then for the sums.
+// A row is read in chunks that stay in the L1 cache: first for the maximum, then for the sums. Across, the numbers of a
+// group of rows are first brought together (stage.h), and those of the results taken apart at the end.
 #include "../rowwise.h"
 #include "lanes.h"
 #include "move.h"
+#include "stage.h"
 
 namespace torchloss {
 
-constexpr int kChunk = 32;  // vectors
+constexpr int kChunk = 64;  // vectors
 
 template <template <class> class K, class T, int bytes>
 struct RowLoop {
@@ -18,16 +20,8 @@ struct RowLoop {
   using Mask = typename V::Mask;
   using Loss = K<V>;
   static constexpr int L = V::size, in = Loss::in, out = Loss::out;
-
-  const RowArgs& a;
-  const bool across;
-  Loss loss;
-  int64_t row = 0;  // the first of this tile
-  int rows = 1;     // in this tile
-  int64_t in_at[in][L], out_at[out + 1][L];
-  bool in_direct[in], out_direct[out + 1];
-  Lines in_lines[in], out_lines[out + 1];
-  alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
+  using Staged = Stage<T, L, in, out>;
+  using Place = typename Staged::Place;
 
   struct View {
     const T* p;
@@ -35,16 +29,47 @@ struct RowLoop {
     HD V operator[](int64_t i) const { return V::load(p + i * step); }
   };
 
-  HD RowLoop(const RowArgs& a, bool across) : a(a), across(across) {
+  const RowArgs& a;
+  const bool across;
+  Loss loss;
+  int64_t row = 0;       // the first of this tile
+  int rows = 1;          // in this tile
+  bool in_range = true;  // every target so far
+  int64_t target[L];     // -1 for a row that does not count
+  V grad;                // that of all rows, if they have the same
+  Staged stage;
+  Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
+  alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
+
+  HD RowLoop(const RowArgs& a, bool across, int64_t width)
+      : a(a), across(across), stage(a, across ? width : 0, Loss::bulk) {
     loss.params = a.params;
+    if (a.grad && !a.grad_stride) grad = V(read<T>(a.grad, a.dtype, 0));
     for (int s = 0; s < in; ++s) V(a.in[s].fill).store(constant[s]);
   }
 
-  HD void tile(int64_t first) {
-    row = first;
-    rows = across ? static_cast<int>(std::min<int64_t>(L, a.rows - first)) : 1;
-    for (int s = 0; s < in; ++s) place(a.in[s], in_at[s], in_lines[s], in_direct[s]);
-    for (int s = 0; s < out; ++s) place(a.out[s], out_at[s], out_lines[s], out_direct[s]);
+  HD void group(int64_t first, int64_t n) {
+    stage.load(first, n);
+    for (int64_t i = 0; i < n; i += L) {
+      for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? stage.input(s, i) : Place{constant[s], 0};
+      for (int s = 0; s < out; ++s) out_place[s] = stage.output(s, i);
+      tile(first + i, static_cast<int>(std::min<int64_t>(L, n - i)));
+    }
+    stage.store(first, n);
+  }
+  HD void one(int64_t first) {
+    for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? direct(a.in[s], first) : Place{constant[s], 0};
+    for (int s = 0; s < out; ++s) out_place[s] = direct(a.out[s], first);
+    tile(first, 1);
+  }
+  HD bool bulk(int s) const { return Loss::bulk && a.in[s].data; }
+  HD Place direct(const RowStream& s, int64_t first) const {
+    const bool plain = a.dtype == own_type<T>() && s.class_stride == 1;
+    return {plain ? static_cast<T*>(s.data) + s.rows.offset(first) : nullptr, L};
+  }
+
+  HD void tile(int64_t first, int rows_) {
+    row = first, rows = rows_;
     const Mask live = start();
     if constexpr (Loss::targets)
       if (!across && !live.all()) return ignore();
@@ -55,34 +80,29 @@ struct RowLoop {
     if constexpr (out > 0 && Loss::targets) hit();
   }
 
-  HD void place(const RowStream& s, int64_t* at, Lines& lines, bool& direct) {
-    const int n = across ? L : 1;
-    bool adjacent = across && rows == L;
-    if (s.data) {
-      for (int l = 0; l < n; ++l) at[l] = s.rows.offset(row + std::min(l, rows - 1));
-      for (int l = 1; l < n; ++l) adjacent &= at[l] == at[0] + l;
-    }
-    lines = {s.data, a.dtype, s.class_stride, at, across ? rows : 0, adjacent};
-    direct = a.dtype == own_type<T>() && (across ? adjacent : s.class_stride == 1);
-  }
-
   // Sets the row's numbers; says which lanes hold a row that counts.
   HD Mask start() {
     Row<V>& r = loss.row;
     Mask live = Mask::of(true);
     if (a.grad) {
-      r.grad = per_row([&](int64_t i) { return read<T>(a.grad, a.dtype, i * a.grad_stride); });
+      r.grad = grad;
+      if (a.grad_stride) {
+        alignas(64) T g[L] = {};
+        move_run<T, false>(const_cast<void*>(a.grad), a.dtype, row, 1, rows, g);
+        r.grad = per_row(g);
+      }
       if (a.total) r.grad = r.grad / V(*static_cast<const T*>(a.total));
     }
-    for (int k = 0; k < Loss::stats_in; ++k)
-      r.stats[k] = per_row([&](int64_t i) { return static_cast<const T*>(a.stats_in)[k * a.rows + i]; });
+    for (int k = 0; k < Loss::stats_in; ++k) r.stats[k] = per_row(static_cast<const T*>(a.stats_in) + k * a.rows + row);
     if constexpr (Loss::targets) {
-      live = ~(per_row([&](int64_t i) { return a.target[i] == a.ignore_index ? T(1) : T(0); }) == V(1));
-      r.weight = per_row([&](int64_t i) {
-        return a.target[i] == a.ignore_index ? T(0)
-               : a.weight                    ? read<T>(a.weight, a.dtype, a.target[i] * a.weight_stride)
-                                             : T(1);
-      });
+      live = read_targets();
+      r.weight = only(live, V(1));
+      if (a.weight) {
+        alignas(64) T weight[L];
+        for (int l = 0; l < (across ? L : 1); ++l)
+          weight[l] = target[l] < 0 ? T(0) : read<T>(a.weight, a.dtype, target[l] * a.weight_stride);
+        r.weight = across ? V::load(weight) : V(weight[0]);
+      }
     }
     if constexpr (Loss::x_at_target) r.x_y = at_target(0);
     if constexpr (Loss::h_at_target) r.h_y = at_target(1);
@@ -91,20 +111,41 @@ struct RowLoop {
   }
 
   // One number for each row of the tile; along, the same in every lane.
-  template <class F>
-  HD V per_row(F f) {
-    if (!across) return V(f(row));
-    alignas(64) T x[L];
-    for (int l = 0; l < L; ++l) x[l] = f(row + std::min(l, rows - 1));
+  HD V per_row(const T* p) const {
+    if (!across) return V(*p);
+    if (rows == L) return V::load(p);
+    alignas(64) T x[L] = {};
+    std::copy_n(p, rows, x);
     return V::load(x);
   }
-  HD V at_target(int s) {
-    return per_row([&](int64_t i) {
-      const int64_t y = a.target[i];
-      if (y == a.ignore_index || !a.in[s].data) return T(a.in[s].fill);
-      return read<T>(a.in[s].data, a.dtype, in_at[s][across ? i - row : 0] + y * a.in[s].class_stride);
-    });
+  // Says which lanes hold a row that counts. The mask is made by way of memory, for one of which gcc 12 knows that it
+  // comes from a comparison it may apply lane by lane.
+  HD Mask read_targets() {
+    alignas(64) typename IntOf<T>::type counts[L];
+    bool good = true;
+    for (int l = 0; l < (across ? L : 1); ++l) {
+      const int64_t y = a.target[row + (across ? std::min(l, rows - 1) : 0)];
+      const bool valid = y >= 0 && y < a.classes, ignored = y == a.ignore_index;
+      good &= valid | ignored;
+      target[l] = valid & !ignored ? y : -1;
+    }
+    in_range &= good;
+    for (int l = 0; l < L; ++l) counts[l] = target[across ? l : 0] < 0 ? 0 : -1;
+    return Mask::load(counts);
   }
+  HD V at_target(int s) {
+    alignas(64) T x[L];
+    for (int l = 0; l < (across ? L : 1); ++l) {
+      if (!a.in[s].data || (!across && target[l] < 0))
+        x[l] = a.in[s].fill;
+      else if (across && Loss::bulk)
+        x[l] = in_place[s].p[l + std::max<int64_t>(target[l], 0) * in_place[s].step];
+      else
+        x[l] = read<T>(a.in[s].data, a.dtype, at(a.in[s], std::min(l, rows - 1), std::max<int64_t>(target[l], 0)));
+    }
+    return across ? V::load(x) : V(x[0]);
+  }
+  HD int64_t at(const RowStream& s, int l, int64_t c) const { return s.rows.offset(row + l) + c * s.class_stride; }
 
   // f(first class, vectors, mask of the lanes that hold a class): the last vector along a row may be partly empty.
   template <class F>
@@ -115,15 +156,16 @@ struct RowLoop {
     if (const int64_t tail = across ? 0 : a.classes % L; tail) f(vectors * L, 1, Mask::first(tail), std::true_type{});
   }
   HD View view(int s, int64_t first, int64_t vectors, bool tail) {
-    const Lines& m = in_lines[s];
-    if (!m.data) return {constant[s], 0};
-    if (in_direct[s] && !tail) {
-      const T* p = static_cast<const T*>(m.data) + m.offsets[0] + first * m.stride;
-      return {p, across ? m.stride : L};
-    }
+    const Place& here = in_place[s];
+    if (across || !bulk(s)) return {here.p + (across ? first * here.step : 0), here.step};
+    if (here.p && !tail) return {here.p + first, L};
     if (tail) V(0).store(in_buffer[s]);
-    move<T, false>(m, first, across ? vectors : tail ? a.classes - first : vectors * L, in_buffer[s], L);
+    run<false>(a.in[s], first, tail ? a.classes - first : vectors * L, in_buffer[s]);
     return {in_buffer[s], L};
+  }
+  template <bool store>
+  HD void run(const RowStream& s, int64_t first, int64_t n, T* buffer) {
+    move_run<T, store>(s.data, a.dtype, at(s, 0, first), s.class_stride, n, buffer);
   }
   HD void views(View* v, int64_t first, int64_t vectors, bool tail) {
     for (int s = 0; s < in; ++s) v[s] = view(s, first, vectors, tail);
@@ -135,8 +177,8 @@ struct RowLoop {
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n, tail);
-      fold_chunk<tail>(part, lost, v, v[0], n, live);
-      if constexpr (Loss::tops > 1) fold_chunk<tail>(second, second_lost, v, v[1], n, live);
+      fold_chunk<tail>(part, lost, v, v[0], n, live, first == 0);
+      if constexpr (Loss::tops > 1) fold_chunk<tail>(second, second_lost, v, v[1], n, live, first == 0);
     });
     settle(part, lost);
     if constexpr (Loss::tops > 1) settle(second, second_lost);
@@ -150,19 +192,23 @@ struct RowLoop {
 
   // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum.
   template <bool tail, int more>
-  HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live) {
+  HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live,
+                     bool first) {
     V max = part.top.max;
     for (int64_t i = 0; i < n; ++i) {
       V x = logits[i];
       if constexpr (tail) x = select(live, x, Top<V>::lowest());
       max = larger(x, max);
     }
-    rebase(loss, part, max);
-    rebase(loss, lost, max);
+    if (first)
+      part.top.max = lost.top.max = max;
+    else if (!(max == part.top.max).all())
+      rebase(loss, part, lost, max);
     const V from = reference(max);
     for (int64_t i = 0; i < n;) {
       Part<V, more> few;
-      for (const int64_t end = std::min(n, i + kFew); i < end; ++i) {
+      const int64_t end = std::min(n, i + kFew);
+      for (; i < end; ++i) {
         V x[in];
         for (int s = 0; s < in; ++s) x[s] = v[s][i];
         add(few, loss, from, logits[i], x);
@@ -173,9 +219,9 @@ struct RowLoop {
   }
   template <int more>
   HD static void keep(Part<V, more>& part, Mask live) {
-    part.top.count = select(live, part.top.count, V(0));
-    part.top.sum = select(live, part.top.sum, V(0));
-    for (int k = 0; k < more; ++k) part.sums[k] = select(live, part.sums[k], V(0));
+    part.top.count = only(live, part.top.count);
+    part.top.sum = only(live, part.top.sum);
+    for (int k = 0; k < more; ++k) part.sums[k] = only(live, part.sums[k]);
   }
   // Joins the lanes; every lane gets the result.
   template <int more>
@@ -198,7 +244,7 @@ struct RowLoop {
           for (int s = 0; s < in; ++s) x[s] = v[s][i];
           loss.add_sums(few, x);
         }
-        for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? select(live, few[k], V(0)) : few[k]);
+        for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? only(live, few[k]) : few[k]);
       }
     });
     for (int k = 0; k < Loss::sums; ++k) total[k] = settled(total[k], lost[k]);
@@ -214,31 +260,33 @@ struct RowLoop {
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
-        const Lines& m = out_lines[s];
-        const bool direct = out_direct[s] && !tail;
-        to[s] = direct ? static_cast<T*>(m.data) + m.offsets[0] + first * m.stride : out_buffer[s];
-        step[s] = direct && across ? m.stride : L;
+        const Place& there = out_place[s];
+        const bool direct = across || (there.p && !tail);
+        to[s] = direct ? there.p + first * (across ? there.step : 1) : out_buffer[s];
+        step[s] = direct ? there.step : L;
       }
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
         for (int s = 0; s < in; ++s) x[s] = v[s][i];
         loss.map(y, x);
-        for (int s = 0; s < out; ++s) (Loss::targets ? select(live, y[s], V(0)) : y[s]).store(to[s] + i * step[s]);
+        for (int s = 0; s < out; ++s) (Loss::targets ? only(live, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s)
-        if (to[s] == out_buffer[s])
-          move<T, true>(out_lines[s], first, across ? n : tail ? a.classes - first : n * L, out_buffer[s], L);
+        if (to[s] == out_buffer[s]) run<true>(a.out[s], first, tail ? a.classes - first : n * L, out_buffer[s]);
     });
   }
 
   // The gradient at the class target has a form of its own.
   HD void hit() {
     if constexpr (requires { loss.hit(); }) {
-      const V y = loss.hit();
+      alignas(64) T y[L];
+      loss.hit().store(y);
       for (int l = 0; l < rows; ++l) {
-        const int64_t target = a.target[row + l];
-        if (target != a.ignore_index)
-          write<T>(a.out[0].data, a.dtype, out_at[0][l] + target * a.out[0].class_stride, y[l]);
+        if (target[l] < 0) continue;
+        if (across)
+          out_place[0].p[l + target[l] * out_place[0].step] = y[l];
+        else
+          write<T>(a.out[0].data, a.dtype, at(a.out[0], 0, target[0]), y[0]);
       }
     }
   }
@@ -246,15 +294,21 @@ struct RowLoop {
   HD void finish(Mask live) {
     if constexpr (Loss::value_out) {
       V value = loss.value();
-      if constexpr (Loss::targets) value = select(live, value, V(0));
-      for (int l = 0; l < rows; ++l) static_cast<T*>(a.values)[row + l] = value[l];
+      if constexpr (Loss::targets) value = only(live, value);
+      put(value, static_cast<T*>(a.values) + row);
     }
     if constexpr (Loss::stats_out > 0) {
       V stats[Loss::stats_out];
       loss.stats(stats);
-      for (int k = 0; k < Loss::stats_out; ++k)
-        for (int l = 0; l < rows; ++l) static_cast<T*>(a.stats_out)[k * a.rows + row + l] = stats[k][l];
+      for (int k = 0; k < Loss::stats_out; ++k) put(stats[k], static_cast<T*>(a.stats_out) + k * a.rows + row);
     }
+  }
+  // The numbers of the tile's rows.
+  HD void put(V x, T* to) const {
+    if (rows == L) return x.store(to);
+    alignas(64) T y[L];
+    x.store(y);
+    std::copy_n(y, rows, to);
   }
 
   // An ignored row counts nothing, whatever its logits are.
@@ -262,21 +316,23 @@ struct RowLoop {
     if constexpr (Loss::value_out) static_cast<T*>(a.values)[row] = T(0);
     for (int k = 0; k < Loss::stats_out; ++k) static_cast<T*>(a.stats_out)[k * a.rows + row] = T(0);
     if constexpr (out > 0) {
-      for (int s = 0; s < out; ++s) V(0).store(out_buffer[s]);
-      for (int64_t j = 0; j < a.classes; j += L)
+      for (int s = 0; s < out; ++s) std::fill_n(out_buffer[s], kChunk * L, T(0));
+      for (int64_t j = 0; j < a.classes; j += kChunk * L)
         for (int s = 0; s < out; ++s)
-          move<T, true>(out_lines[s], j, std::min<int64_t>(L, a.classes - j), out_buffer[s], L);
+          run<true>(a.out[s], j, std::min<int64_t>(kChunk * L, a.classes - j), out_buffer[s]);
     }
   }
 };
 
 template <template <class> class K, class T>
 struct RowBody {
+  // Units are groups of `width` rows, or rows.
   template <int bytes>
-  HD static void run(const RowArgs* a, bool across, int64_t begin, int64_t end) {
-    RowLoop<K, T, bytes> loop(*a, across);
-    const int64_t step = across ? loop.L : 1;
-    for (int64_t r = begin; r < end; ++r) loop.tile(r * step);
+  HD static void run(const RowArgs* a, bool across, int64_t width, int64_t begin, int64_t end, bool* in_range) {
+    RowLoop<K, T, bytes> loop(*a, across, width);
+    for (int64_t u = begin; u < end; ++u)
+      across ? loop.group(u * width, std::min(width, a->rows - u * width)) : loop.one(u);
+    if (!loop.in_range) __atomic_store_n(in_range, false, __ATOMIC_RELAXED);
   }
 };
 
@@ -288,15 +344,19 @@ inline int vector_bytes() {
 #endif
 }
 
+// False if a target was out of range: its row is then as if ignored.
 template <template <class> class K, class T>
-void run_rows(const RowArgs& a) {
+bool run_rows(const RowArgs& a) {
+  using Loss = K<Lanes<T, 16>>;
   const int64_t lanes = vector_bytes() / sizeof(T);
-  const bool across = a.in[0].class_stride != 1 || a.classes < 4 * lanes;
-  const int64_t tiles = across ? (a.rows + lanes - 1) / lanes : a.rows;
-  const int64_t work = std::max<int64_t>(1, a.classes * (across ? lanes : 1));
-  torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {
-    MultiIsa<RowBody<K, T>>::run(&a, across, begin, end);
+  const bool across = a.in[0].class_stride != 1 ? a.rows >= lanes || a.classes < 4096 : a.classes < 4 * lanes;
+  const int64_t width = across ? stage_width(a, lanes, (Loss::in + Loss::out) * sizeof(T)) : 1;
+  const int64_t units = (a.rows + width - 1) / width, work = std::max<int64_t>(1, a.classes * width);
+  bool in_range = true;
+  torch::stable::parallel_for(0, units, std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {
+    MultiIsa<RowBody<K, T>>::run(&a, across, width, begin, end, &in_range);
   });
+  return in_range;
 }
 
 }  // namespace torchloss

@@ -7,6 +7,17 @@
 namespace torchloss {
 
 struct Cuda {
+  // Memory for the length of a call; PyTorch's allocator gives it to no other stream before the kernels are done.
+  class Scratch {
+    Tensor memory;
+
+   public:
+    void* reserve(const Tensor& like, int64_t n, ScalarType dtype) {
+      memory = new_tensor(like, {n}, dtype);
+      return memory.mutable_data_ptr();
+    }
+  };
+
   template <template <class> class K>
   static void rows(const RowArgs& args) {
     const DeviceGuard guard(args.device);
@@ -20,7 +31,7 @@ struct Cuda {
     return true;
   }
 
-  static void check_targets(const char*, const RowArgs&) {}
+  static void prepare(const Tensor&) {}
   static void total(const RowArgs& args, void* total);
   static void reduce(const RowArgs& args, const void* total, void* loss);
 };

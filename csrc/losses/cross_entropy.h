@@ -61,7 +61,7 @@ struct CrossEntropy {
       A = A / s;
     }
     HD void map(V* out, const V* in) const {
-      *out = exp(in[0] - max) * A;
+      *out = decay(in[0] - max) * A;
       if constexpr (smooth) *out = *out - u * in[1];
     }
     HD V hit() const {
@@ -87,7 +87,7 @@ struct CrossEntropy {
       }
     }
     HD void add_sums(V* sum, const V* in) const {
-      sum[0] = sum[0] + exp(in[0] - max) * (in[1] - this->row.h_y);
+      sum[0] = sum[0] + decay(in[0] - max) * (in[1] - this->row.h_y);
       if constexpr (smooth) sum[1] = sum[1] + in[2] * in[1];
     }
     HD void summed(const V* sum) {
@@ -98,7 +98,7 @@ struct CrossEntropy {
       if constexpr (!smooth) return a_y * ph_y;
       return a_y * ph_y + V(this->params.uniform) * (this->row.stats[2] * ph - wh);
     }
-    HD void map(V* out, const V* in) const { *out = this->row.grad * A / s * exp(in[0] - max) * (in[1] - ph); }
+    HD void map(V* out, const V* in) const { *out = this->row.grad * A / s * decay(in[0] - max) * (in[1] - ph); }
   };
 };
 
@@ -154,7 +154,7 @@ struct CrossEntropyProbs {
       max = stats[0], rest = stats[1], s = V(1) + rest, log_s = log1p(rest), others = stats[2], leader = stats[3];
     }
     HD void map(V* out, const V* in) const {
-      const V x = in[0], a_j = a(this->params, in[2], in[1]), c = this->row.grad, d = x - max, p = exp(d) / s;
+      const V x = in[0], a_j = a(this->params, in[2], in[1]), c = this->row.grad, d = x - max, p = decay(d) / s;
       out[0] = c * select(x == max, (others + (leader - a_j)) * p - a_j * (rest / s), (others + leader) * p - a_j);
       if constexpr (target_grad) out[1] = c * in[1] * V(1 - this->params.smoothing) * (log_s - d);
     }
@@ -176,7 +176,7 @@ struct CrossEntropyProbs {
     }
     HD void add_sums(V* sum, const V* in) const {
       const V d = in[0] - max, kw_j = in[4] * V(1 - this->params.smoothing) * in[2];
-      sum[0] = sum[0] + exp(d) * in[1];
+      sum[0] = sum[0] + decay(d) * in[1];
       sum[1] = sum[1] + a(this->params, in[3], in[2]) * in[1];
       sum[2] = sum[2] + kw_j;
       sum[3] = sum[3] + times(kw_j, log_s - d);
@@ -184,7 +184,7 @@ struct CrossEntropyProbs {
     HD void summed(const V* sum) { ph = sum[0] / s, ah = sum[1], kw = sum[2], kwl = sum[3]; }
     HD V value() const { return A * ph - ah + kwl; }
     HD void map(V* out, const V* in) const {
-      const V w_ = V(1 - this->params.smoothing) * in[2], p = exp(in[0] - max) / s, c = this->row.grad;
+      const V w_ = V(1 - this->params.smoothing) * in[2], p = decay(in[0] - max) / s, c = this->row.grad;
       out[0] = c * (p * (A * (in[1] - ph) + kw) - in[4] * w_);
       out[1] = c * w_ * (ph - in[1]);
     }

@@ -81,7 +81,7 @@ struct SoftmaxEntropy {
     }
     HD void map(V* out, const V* in) const {
       const V d = *in - max;
-      *out = V(0) - this->row.grad * times(exp(d) / s, d - D);
+      *out = V(0) - this->row.grad * times(decay(d) / s, d - D);
     }
   };
 
@@ -95,14 +95,14 @@ struct SoftmaxEntropy {
       max = stats[0], s = V(1) + stats[1], D = stats[2];
     }
     HD void add_sums(V* sum, const V* in) const {
-      const V d = in[0] - max, p = exp(d) / s;
+      const V d = in[0] - max, p = decay(d) / s;
       sum[0] = sum[0] + p * in[1];
       sum[1] = sum[1] + in[1] * times(p, d - D);
     }
     HD void summed(const V* sum) { ph = sum[0], cov = sum[1]; }
     HD V value() const { return V(0) - cov; }
     HD void map(V* out, const V* in) const {
-      const V d = in[0] - max, p = exp(d) / s;
+      const V d = in[0] - max, p = decay(d) / s;
       *out = this->row.grad * (p * cov - times(p, (d - D) + V(1)) * (in[1] - ph));
     }
   };

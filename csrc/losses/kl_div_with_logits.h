@@ -38,7 +38,7 @@ struct KLDivWithLogits {
       const Difference<V> x_(x, q_.max), t_(t, p_.max);
       const V both = x_.lost - t_.lost;  // NaN of an infinite logit
       const V lost = select(both < infinity<V>(), both, V(0)) * scale;
-      q = exp(x_.value * scale) / q_.s, p = exp(t_.value * scale) / p_.s;
+      q = decay(x_.value * scale) / q_.s, p = decay(t_.value * scale) / p_.s;
       e = (x_.value - t_.value) * scale;
       d = (e - log_ratio) + lost, e = e + lost;  // d may be much smaller than e
     }

@@ -12,14 +12,14 @@ struct NLL {
 
   template <class V>
   struct Forward : RowKernel<V> {
-    static constexpr bool value_out = true, targets = true, x_at_target = true;
+    static constexpr bool bulk = false, value_out = true, targets = true, x_at_target = true;
     HD V value() const { return V(0) - this->row.weight * this->row.x_y; }
   };
 
   template <class V>
   struct Backward : RowKernel<V> {
     static constexpr int out = 1;
-    static constexpr bool targets = true;
+    static constexpr bool bulk = false, targets = true;
     HD void start() {}
     HD void map(V* out, const V*) const { *out = V(0); }
     HD V hit() const { return V(0) - this->row.grad * this->row.weight; }
@@ -28,7 +28,7 @@ struct NLL {
   template <class V>
   struct DoubleBackward : RowKernel<V> {  // in: z, h
     static constexpr int in = 2, out = 1;
-    static constexpr bool value_out = true, targets = true, h_at_target = true;
+    static constexpr bool bulk = false, value_out = true, targets = true, h_at_target = true;
     HD void start() {}
     HD V value() const { return V(0) - this->row.weight * this->row.h_y; }
     HD void map(V* out, const V*) const { *out = V(0); }

@@ -15,7 +15,7 @@ struct SoftmaxMap {
     static constexpr int out = 1, tops = 1;
     V max, s;
     HD void topped(const Top<V>* top, const V*) { max = top->max, s = V(1) + top->rest(); }
-    HD void map(V* y, const V* x) const { *y = exp(*x - max) / s; }
+    HD void map(V* y, const V* x) const { *y = decay(*x - max) / s; }
   };
 
   template <class V>
@@ -68,7 +68,7 @@ struct LogSoftmaxMap {
     HD void summed(const V* sum) { G = *sum; }
     HD void map(V* out, const V* in) const {
       const V g = in[0], z = in[1];
-      *out = select(z > V(-0.5), (g - G) - expm1(z) * G, g - exp(z) * G);
+      *out = select(z > V(-0.5), (g - G) - expm1(z) * G, g - decay(z) * G);
     }
   };
 
@@ -77,13 +77,13 @@ struct LogSoftmaxMap {
     static constexpr int in = 3, out = 2, sums = 2;
     V ph, G;
     HD void add_sums(V* sum, const V* in) const {
-      sum[0] = sum[0] + exp(in[2]) * in[0];
+      sum[0] = sum[0] + decay(in[2]) * in[0];
       sum[1] = sum[1] + in[1];
     }
     HD void summed(const V* sum) { ph = sum[0], G = sum[1]; }
     HD void map(V* out, const V* in) const {
       out[0] = in[0] - ph;
-      out[1] = V(0) - in[0] * exp(in[2]) * G;
+      out[1] = V(0) - in[0] * decay(in[2]) * G;
     }
   };
 };

@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/half.h"
 #include "cpu/isa.h"
-#include "cpu/lanes.h"
 
 namespace torchloss {
 namespace {
@@ -30,7 +30,7 @@ struct Function {
   Exact exact;
   Of of;
   Truth truth;
-  bool small_only = false;  // defined for |x| <= 1
+  double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();  // its domain
 };
 
 template <class T>
@@ -80,7 +80,7 @@ void measure(const Function<Of, Truth>& f, const T* x, int n, Worst<T>& worst) {
   alignas(64) T y[1024];
   MultiIsa<Apply<Of, T>>::run(x, y, int64_t(n));
   for (int i = 0; i < n; ++i)
-    if (!f.small_only || std::abs(x[i]) <= T(1)) worst.see(ulps(y[i], f.truth(Wider<T>(x[i]))), x[i]);
+    if (!(x[i] < f.low || x[i] > f.high)) worst.see(ulps(y[i], f.truth(Wider<T>(x[i]))), x[i]);
 }
 
 // Inputs 0 to count, a thousand at a time, over all the processor's threads.
@@ -135,12 +135,15 @@ template <class T, class Of, class Truth>
 bool specials(const Function<Of, Truth>& f) {
   using Limits = std::numeric_limits<T>;
   const T inf = Limits::infinity(), nan = Limits::quiet_NaN(), tiny = Limits::denorm_min(), small = Limits::min();
-  alignas(64) const T x[16] = {0, -T(0), inf, -inf, nan, -nan, 0, 0, tiny, -tiny, 3 * tiny, small - tiny, tiny - small};
+  const T marked =
+      std::bit_cast<T>(static_cast<typename IntOf<T>::type>(std::bit_cast<typename IntOf<T>::type>(nan) | 0x1ff));
+  alignas(64) const T x[16] = {0,       -T(0), inf,   -inf,     nan,          -nan,        marked,
+                               -marked, tiny,  -tiny, 3 * tiny, small - tiny, tiny - small};
   alignas(64) T y[16];
   MultiIsa<Apply<Of, T>>::run(x, y, int64_t{16});
   bool good = true;
   for (int i = 0; i < 13; ++i) {
-    if (f.exact < (i < 8 ? Specials : SpecialsAndSubnormals)) continue;
+    if (f.exact < (i < 8 ? Specials : SpecialsAndSubnormals) || x[i] < f.low || x[i] > f.high) continue;
     const T exact = static_cast<T>(f.truth(Wider<T>(x[i])));
     if (exact != exact ? y[i] != y[i] : exact == y[i] && std::signbit(exact) == std::signbit(y[i])) continue;
     std::printf("%s(%a) = %a, not %a  FAILED\n", f.name, double(x[i]), double(y[i]), double(exact)), good = false;
@@ -176,8 +179,60 @@ bool test_all(bool all) {
                 for (int k = 28; k >= 2; --k) sum = (sum + 1) * x / k;
                 return sum * x;
               },
-              true});
+              -1, 1},
+     Function{"decay", 1.2, SpecialsAndSubnormals, [](auto x) { return decay(x); }, [](auto x) { return std::exp(x); },
+              -std::numeric_limits<double>::infinity(), 0});
   return good;
+}
+
+// 16-bit numbers against the compiler's own: each of them widened, and floats of all kinds rounded.
+template <Half format>
+struct Rounding {
+  template <int bytes>
+  HD static void run(const uint16_t* h, float* wide, const float* x, uint16_t* rounded, int n) {
+    using V = Lanes<float, bytes>;
+    for (int i = 0; i < n; i += V::size) {
+      Halves<format, V>::load(h + i).store(wide + i);
+      Halves<format, V>::store(V::load(x + i), rounded + i);
+    }
+  }
+};
+
+uint16_t bfloat16_of(float x) {
+  const uint32_t u = std::bit_cast<uint32_t>(x), low = u & 0xffff, high = u >> 16;
+  if (x != x) return 0x7fc0;
+  return static_cast<uint16_t>(low > 0x8000 || (low == 0x8000 && high % 2) ? high + 1 : high);
+}
+
+template <Half format>
+bool halves(bool all) {
+  constexpr int n = 1024;
+  alignas(64) uint16_t h[n], rounded[n];
+  alignas(64) float wide[n], x[n];
+  const uint64_t step = all ? 1 : 1021;
+  int wrong = 0;
+  for (uint64_t first = 0; first < (uint64_t{1} << 32); first += n * step) {
+    for (int i = 0; i < n; ++i) {
+      h[i] = static_cast<uint16_t>(first / step + i);
+      x[i] = std::bit_cast<float>(static_cast<uint32_t>(first + i * step));
+      if (i % 4 == 1) x[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(x[i]) & 0xfffff000);  // ties
+    }
+    MultiIsa<Rounding<format>>::run(static_cast<const uint16_t*>(h), static_cast<float*>(wide),
+                                    static_cast<const float*>(x), static_cast<uint16_t*>(rounded), n);
+    for (int i = 0; i < n; ++i) {
+      float exact = std::bit_cast<float>(static_cast<uint32_t>(h[i]) << 16);
+      uint16_t nearest = bfloat16_of(x[i]);
+      if constexpr (format == Half::float16) {
+        exact = static_cast<float>(std::bit_cast<_Float16>(h[i]));
+        nearest = std::bit_cast<uint16_t>(static_cast<_Float16>(x[i]));
+      }
+      const bool nan = x[i] != x[i], still = (rounded[i] & 0x7fff) > (format == Half::float16 ? 0x7c00 : 0x7f80);
+      wrong += exact != exact ? wide[i] == wide[i] : std::bit_cast<uint32_t>(wide[i]) != std::bit_cast<uint32_t>(exact);
+      wrong += nan ? !still : rounded[i] != nearest;
+    }
+  }
+  std::printf("%s: %d wrong%s\n", format == Half::float16 ? "float16" : "bfloat16", wrong, wrong ? "  FAILED" : "");
+  return wrong == 0;
 }
 
 }  // namespace
@@ -187,5 +242,9 @@ int main(int argc, char** argv) {
 #if defined(__x86_64__) && defined(__GNUC__)
   std::printf("level %d\n", torchloss::cpu_level());
 #endif
-  return torchloss::test_all(argc > 1 && !std::strcmp(argv[1], "--all")) ? 0 : 1;
+  using namespace torchloss;
+  const bool all = argc > 1 && !std::strcmp(argv[1], "--all");
+  bool good = halves<Half::bfloat16>(all);
+  good &= halves<Half::float16>(all);
+  return test_all(all) && good ? 0 : 1;
 }
