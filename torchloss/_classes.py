@@ -24,7 +24,7 @@ from torchloss._check import (
     under_autocast,
     unsupported_dtype,
 )
-from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, run
+from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, loss_of
 
 
 def nll_loss(
@@ -187,7 +187,7 @@ def _of_index(
     if _targets.wanted():
         _targets.refuse_bad_classes(input, target, dim, ignore_index)
     try:
-        return run(function, input, target, weight, dim, code, ignore_index, parameter)[0]
+        return loss_of(function, input, target, weight, dim, code, ignore_index, parameter)
     except RuntimeError as error:
         _targets.explain_bad_class(error, input, target, dim, ignore_index)
         raise
@@ -208,7 +208,7 @@ def _of_probabilities(
             weight, label_smoothing = None, 0.0
     elif input.dtype is not target.dtype or input.dtype not in WIDE:
         input, target = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target)
-    return run(CrossEntropyProbsFunction, input, target, weight, dim, code, -100, label_smoothing)[0]
+    return loss_of(CrossEntropyProbsFunction, input, target, weight, dim, code, -100, label_smoothing)
 
 
 def _check_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> None:

@@ -25,7 +25,7 @@ from torchloss._check import (
     wrapped_dim,
 )
 from torchloss._entropy import real_rows
-from torchloss.autograd import KLDivFunction, KLDivLogTargetFunction, KLDivWithLogitsFunction, run
+from torchloss.autograd import KLDivFunction, KLDivLogTargetFunction, KLDivWithLogitsFunction, loss_of, run
 
 
 def kl_div(
@@ -165,7 +165,7 @@ def kl_div_with_logits(
     dim = wrapped_dim(name, dim, x.dim())
     if x.dim() == 0:
         x, t = x.reshape(1), t.reshape(1)
-    return run(KLDivWithLogitsFunction, x, t, None, dim, code, -100, temperature)[0]
+    return loss_of(KLDivWithLogitsFunction, x, t, None, dim, code, -100, temperature)
 
 
 def _terms(input: Tensor, target: Tensor, log_target: bool) -> tuple[Tensor, ...]:

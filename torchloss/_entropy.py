@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torchloss._check import FLOATING, WIDE, Reduction, not_of_type, number, reduction_code, under_autocast, wrapped_dim
-from torchloss.autograd import EntropyFunction, SoftmaxEntropyFunction, run
+from torchloss.autograd import EntropyFunction, SoftmaxEntropyFunction, loss_of
 
 
 def entropy(probs: Tensor, *, base: float = math.e, dim: int = -1, reduction: Reduction = "mean") -> Tensor:
@@ -87,7 +87,7 @@ def _entropy(
     dim = wrapped_dim(name, dim, input.dim())
     if input.dim() == 0:
         input = input.reshape(1)
-    return run(function, input, None, None, dim, code, -100, parameter)[0]
+    return loss_of(function, input, None, None, dim, code, -100, parameter)
 
 
 def real_rows(name: str, input: Tensor, argument: str, position: int) -> Tensor:

@@ -14,12 +14,12 @@ In eager mode the Functions run. Under torch.compile and torch.export, Dynamo ca
 `run` calls the bare op, whose autograd kernel `bind` makes from the same Function: one set of formulas, both ways.
 """
 
-from torchloss.autograd.chain import run
+from torchloss.autograd.chain import loss_of, run
 from torchloss.autograd.pointwise import pointwise
 from torchloss.autograd.row_map import LogSoftmaxGradient, SoftmaxGradient, row_map
 from torchloss.autograd.rowwise import rowwise
 
-__all__ = ["run"]
+__all__ = ["loss_of", "run"]
 
 L1LossFunction = pointwise("l1_loss")
 MSELossFunction = pointwise("mse_loss")

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _library  # noqa: F401  (loads the operators)
 
 try:
+    from torch._C._functorch import unwrap_if_dead
     from torch._functorch.autograd_function import enable_single_level_autograd_function
-    from torch._functorch.utils import unwrap_dead_wrappers
     from torch.autograd.function import _SingleLevelFunction
 except ImportError:  # private names: without them only torch.compile(torch.func.grad(...)) is lost
     _SingleLevelFunction = None
@@ -23,20 +23,48 @@ NONE, MEAN, SUM = 0, 1, 2
 _impl = torch.library.Library("torchloss", "IMPL")  # lives as long as its kernels
 
 
+def alive(args: tuple) -> list:
+    """The arguments without the wrappers that a torch.func transform left behind when it ended."""
+    return [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args]
+
+
 def run(function: type[Function], *args: Any) -> Any:
-    """Applies a Function, or calls its op while a graph is being traced."""
+    """Applies a Function, or calls its op while a graph is being traced, or where none is wanted."""
     if torch.compiler.is_compiling():
         return function.traced(*args)
     if function.single is None or torch._C._are_functorch_transforms_active():
         return function.apply(*args)
-    return function.single.apply(*unwrap_dead_wrappers(args))
+    args = alive(args)
+    if torch.is_grad_enabled() or forward_mode():
+        return function.single.apply(*args)
+    return function.below(*args)
+
+
+def loss_of(function: type[Function], *args: Any) -> Tensor:
+    """The first result of a Function: the loss, without what it leaves for its backward pass."""
+    if (
+        torch.compiler.is_compiling()
+        or function.single is None
+        or torch._C._are_functorch_transforms_active()
+        or forward_mode()
+        or not torch.is_grad_enabled()
+    ):
+        return run(function, *args)[0]
+    return function.lean.apply(*alive(args))
+
+
+def forward_mode() -> bool:
+    """Whether there may be tangents."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def bind(function: type[Function]) -> None:
-    """Gives the op of a Function its autograd and vmap rules, and the Function its `single`.
+    """Gives the op of a Function its autograd and vmap rules, and the Function its `below`, `single` and `lean`.
 
-    That is the same Function for a single level of autograd: what `apply` comes down to when no torch.func transform is
-    active. It spares the small calls the 15 us that `Function.apply` spends on looking its signature up.
+    `below` calls the op without autograd. `single` is the same Function for a single level of autograd: what `apply`
+    comes down to when no torch.func transform is active. It spares the small calls the 15 us that `Function.apply`
+    spends on looking its signature up. `lean` is that with one result, for the loss itself: the others are saved, but
+    not wrapped.
     """
     op = function.op
     name = op._schema.name
@@ -48,18 +76,31 @@ def bind(function: type[Function]) -> None:
         )
         return
 
+    guard = torch._C._AutoDispatchBelowAutograd
+
     def below(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        with guard():
             return op(*args)
 
-    members = {m: staticmethod(getattr(function, m)) for m in ("setup_context", "backward", "jvp")}
-    key = getattr(function, "_compiled_autograd_key", None)
-    members |= {"forward": staticmethod(below), "_compiled_autograd_key": key}
-    function.single = single = type(function.__name__, (_SingleLevelFunction,), members)
+    def lean(ctx: FunctionCtx, *args: Any) -> Tensor:
+        with guard():
+            outputs = op(*args)
+        function.keep(ctx, args, outputs)
+        return outputs[0]
+
+    def single(name: str, **members: Callable) -> type:
+        members |= {"backward": function.backward, "jvp": function.jvp}
+        members = {m: staticmethod(f) for m, f in members.items()}
+        key = getattr(function, "_compiled_autograd_key", None)
+        return type(name, (_SingleLevelFunction,), members | {"_compiled_autograd_key": key})
+
+    function.below = staticmethod(below)
+    function.single = single(function.__name__, forward=below, setup_context=function.setup_context)
+    function.lean = single(function.__name__, forward=lean)
 
     def kernel(*args: Any) -> Any:
         with enable_single_level_autograd_function():
-            return single.apply(*args)
+            return function.single.apply(*args)
 
     _impl.impl(op._opname, kernel, "Autograd")
 
@@ -90,12 +131,15 @@ def add(*terms: Tensor | None) -> Tensor | None:
 class Chain(Function):
     """What every Function here shares. `op` is its operator, `next` the Function of its backward.
 
-    `traced` calls the op and `run_next` runs the next Function: static methods, which Dynamo can follow.
+    `traced` calls the op and `run_next` runs the next Function: static methods, which Dynamo can follow. `keep` saves
+    what backward needs, of the arguments and the op's outputs.
     """
 
     op: Any
     next: type[Function]
     single: type | None = None
+    lean: type | None = None
+    below: Callable
     traced: Callable
     run_next: Callable
 
@@ -107,10 +151,15 @@ class Chain(Function):
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         return cls.batched(cls.apply, info, in_dims, *args)
 
+    @classmethod
+    def keep(cls, ctx: FunctionCtx, inputs: tuple, outputs: Any) -> None:
+        cls.setup_context(ctx, inputs, outputs)
+
     @staticmethod
     def save(ctx: FunctionCtx, *tensors: Tensor | None) -> None:
         ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        if forward_mode():
+            ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
 
 
@@ -145,7 +194,7 @@ def derive(name: str, base: type[Chain], op: Any, after: type[Function] | None) 
     """The subclass of a Chain for one op. Its methods are plain functions: Dynamo takes no other."""
     calls = {"traced": staticmethod(lambda *args: op(*args)), "run_next": staticmethod(lambda *args: run(after, *args))}
     made = type(name, (base,), {"op": op, "next": after, **calls})
-    for method in ("forward", "setup_context", "backward", "jvp", "vmap"):
+    for method in ("forward", "setup_context", "keep", "backward", "jvp", "vmap"):
         setattr(made, method, staticmethod(plain(getattr(made, method))))
     return made
 

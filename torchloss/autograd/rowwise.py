@@ -46,11 +46,13 @@ def row_totals(x: Tensor, t: Tensor | None, w: Tensor | None, c: RowConfig, inde
 class RowLoss(Chain):
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, t, w, *config = inputs
-        _, stats, total = output
-        ctx.config = RowConfig(*config)
-        ctx.mark_non_differentiable(stats, total)
-        cls.save(ctx, x, t, w, stats, total)
+        ctx.mark_non_differentiable(*output[1:])
+        cls.keep(ctx, inputs, output)
+
+    @classmethod
+    def keep(cls, ctx: FunctionCtx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.config = RowConfig._make(inputs[3:])
+        cls.save(ctx, *inputs[:3], *outputs[1:])
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, grad: Tensor | None, *_: Any) -> tuple:
