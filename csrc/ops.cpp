@@ -55,4 +55,7 @@ STABLE_TORCH_LIBRARY(torchloss, m) {
   define_all(m, Pointwise{});
   define_losses(m, RowLosses{});
   define_maps(m, RowMaps{});
+  m.def(
+      "cross_entropy_backward_(Tensor grad, Tensor(a!) input, Tensor? target, Tensor? weight, Tensor stats, "
+      "Tensor total, int dim, int reduction, int ignore_index, float label_smoothing) -> ()");
 }

@@ -207,8 +207,10 @@ def test_as_torch(call):
 
 @pytest.mark.parametrize("name", SHARED)
 def test_signature(name):
-    theirs, ours = (inspect.signature(getattr(m, name)).parameters.values() for m in (F, T))
+    theirs, ours = (list(inspect.signature(getattr(m, name)).parameters.values()) for m in (F, T))
+    ours, more = ours[: len(theirs)], ours[len(theirs) :]
     assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
+    assert all(p.kind == p.KEYWORD_ONLY and p.default is False for p in more)  # only to be asked for
 
 
 def test_every_function_says_what_it_is():

@@ -25,6 +25,7 @@ from torchloss._check import (
     unsupported_dtype,
 )
 from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, loss_of
+from torchloss.autograd.inplace import InplaceCrossEntropyFunction, can_be_inplace, refuse_inplace
 
 
 def nll_loss(
@@ -88,6 +89,8 @@ def cross_entropy(
     reduce: bool | None = None,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    *,
+    inplace_backward: bool = False,
 ) -> Tensor:
     r"""Cross entropy of the softmax of logits against a class, or against probabilities of classes.
 
@@ -111,6 +114,10 @@ def cross_entropy(
             :math:`w_y` over the rows that are not ignored, or by the number of rows for probabilities (NaN if that is
             0), ``"sum"``.
         label_smoothing: :math:`\epsilon` in [0, 1].
+        inplace_backward: Write the gradient over the logits, and so spare the memory of one more tensor of their size:
+            for logits of a layer that nothing else needs. What autograd has saved of them elsewhere, a second backward
+            through this loss included, raises a RuntimeError from then on; the logits themselves hold the gradient.
+            Not in torch; class indices on the CPU only. Under torch.compile and torch.func it changes nothing.
 
     Gradients flow to the input, to probabilities, and there also to the weight. Under autocast it runs in float32.
 
@@ -120,7 +127,8 @@ def cross_entropy(
         ValueError: batch sizes that differ; an unknown reduction.
         RuntimeError: other sizes that do not fit; a target of the wrong dtype; a weight of the wrong size or dtype, or
             that requires a gradient, with class indices; ``ignore_index`` >= 0 with probabilities; label_smoothing
-            outside [0, 1]; tensors on different devices.
+            outside [0, 1]; tensors on different devices; ``inplace_backward`` of logits that are a leaf of the graph
+            or on a GPU, with probabilities, or with ``create_graph=True``.
         TypeError: arguments of the wrong type.
         NotImplementedError: integer or complex input.
 
@@ -143,6 +151,7 @@ def cross_entropy(
             reduce=reduce,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            inplace_backward=inplace_backward,
         )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
@@ -155,11 +164,13 @@ def cross_entropy(
         label_smoothing = number("cross_entropy_loss", "label_smoothing", 6, label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    function = CrossEntropyFunction
+    if inplace_backward and can_be_inplace(input):
+        refuse_inplace(input, input.shape == target.shape)
+        function = InplaceCrossEntropyFunction
     if input.shape == target.shape:
         return _of_probabilities(input, target, weight, code, ignore_index, label_smoothing)
-    return _of_index(
-        CrossEntropyFunction, "cross_entropy_loss", input, target, weight, code, ignore_index, label_smoothing
-    )
+    return _of_index(function, "cross_entropy_loss", input, target, weight, code, ignore_index, label_smoothing)
 
 
 def _of_index(
