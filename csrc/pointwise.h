@@ -37,7 +37,7 @@ struct PointArgs {
 template <template <class> class L>
 constexpr bool has_pos_weight = requires(L<float> l) { l(1.f, 1.f, 1.f); };
 template <template <class> class L>
-constexpr bool has_domain = requires { L<float>::valid(1.f, 1.f); };
+constexpr bool has_domain = requires { L<float>::outside(1.f, 1.f); };
 template <template <class> class L>
 constexpr bool has_parameter = requires(L<float> l) { L<float>{1.f}; };
 

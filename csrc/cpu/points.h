@@ -27,7 +27,7 @@ struct PointLoop {
   const PointArgs& a;
   const PointStream* in[streams];
   L<V> loss;
-  Mask valid = Mask::of(true);
+  V outside = V(0);  // of the loss's domain: how often
   alignas(64) T in_buffer[streams][kRun], out_buffer[3][kRun];
 
   HD explicit PointLoop(const PointArgs& a)
@@ -102,7 +102,7 @@ struct PointLoop {
     const Jet<V> j = jet(loss, x, get(Tg), has_pos_weight<L> ? get(has_pos_weight<L> ? P : X) : x);
     if constexpr (order == 0) {
       out[0] = w * j.value;
-      if constexpr (has_domain<L>) valid = valid & L<V>::valid(x, get(Tg));
+      if constexpr (has_domain<L>) outside = outside + L<V>::outside(x, get(Tg));
     } else {
       const V c = get(G) * V(a.scale) * w;
       if constexpr (order < 3) out[0] = c * j.dx;
@@ -150,7 +150,7 @@ struct PointBody {
   HD static void run(const PointArgs* a, int64_t begin, int64_t end, double* slots, bool* valid) {
     PointLoop<L, order, T, bytes> loop(*a);
     for (int64_t b = begin; b < end; ++b) slots[b] = loop.block(b * kBlock, std::min(a->n, (b + 1) * kBlock));
-    if (!loop.valid.all()) __atomic_store_n(valid, false, __ATOMIC_RELAXED);
+    if (loop.outside.sum() > 0) __atomic_store_n(valid, false, __ATOMIC_RELAXED);
   }
 };
 

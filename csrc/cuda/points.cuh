@@ -74,7 +74,7 @@ struct PointLoop {
     const V w = x[W];
     if constexpr (order == 0) {
       out[0] = w * j.value;
-      if constexpr (has_domain<L>) out[0] = select(L<V>::valid(x[X], x[T]), out[0], kNaN<V>);
+      if constexpr (has_domain<L>) out[0] = select(L<V>::outside(x[X], x[T]) == V(0), out[0], kNaN<V>);
     } else {
       const V c = x[G] * V(args.scale) * w;
       if constexpr (order < 3) out[0] = c * j.dx;

@@ -19,7 +19,9 @@ struct BinaryCrossEntropy {
   }
   HD static T floor(T log) { return select(log < T(-100), T(-100), log); }
   // Both must be probabilities: an error on the CPU, a NaN on CUDA.
-  HD static auto valid(T x, T t) { return (x >= T(0)) & (x <= T(1)) & (t >= T(0)) & (t <= T(1)); }
+  // 0 if they are. A number and no mask: one that is not at once selected by gcc 12 takes lane by lane.
+  HD static T outside(T x, T t) { return beyond(x) + beyond(t); }
+  HD static T beyond(T p) { return select(p >= T(0), T(0), T(1)) + select(p <= T(1), T(0), T(1)); }
 };
 
 }  // namespace torchloss

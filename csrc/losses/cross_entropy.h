@@ -147,16 +147,19 @@ struct CrossEntropyProbs {
   template <class V, bool target_grad>
   struct BackwardTo : RowKernel<V> {  // in: x, w, q
     static constexpr int in = 3, out = target_grad ? 2 : 1, stats_in = 4;
-    V max, rest, s, log_s, others, leader;
+    V max, inverse, tail, log_s, others, leader, kept, uniform;  // 1 / s; rest / s; 1 - eps; eps / C
 
     HD void start() {
-      const V* stats = this->row.stats;
-      max = stats[0], rest = stats[1], s = V(1) + rest, log_s = log1p(rest), others = stats[2], leader = stats[3];
+      const V *stats = this->row.stats, rest = stats[1], s = V(1) + rest;
+      max = stats[0], inverse = V(1) / s, tail = rest / s, others = stats[2], leader = stats[3];
+      if constexpr (target_grad) log_s = log1p(rest);
+      kept = V(1 - this->params.smoothing), uniform = V(this->params.uniform);
     }
     HD void map(V* out, const V* in) const {
-      const V x = in[0], a_j = a(this->params, in[2], in[1]), c = this->row.grad, d = x - max, p = decay(d) / s;
-      out[0] = c * select(x == max, (others + (leader - a_j)) * p - a_j * (rest / s), (others + leader) * p - a_j);
-      if constexpr (target_grad) out[1] = c * in[1] * V(1 - this->params.smoothing) * (log_s - d);
+      const V x = in[0], a_j = in[1] * (kept * in[2] + uniform), c = this->row.grad, d = x - max,
+              p = decay(d) * inverse;
+      out[0] = c * select(x == max, (others + (leader - a_j)) * p - a_j * tail, (others + leader) * p - a_j);
+      if constexpr (target_grad) out[1] = c * in[1] * kept * (log_s - d);
     }
   };
   template <class V>

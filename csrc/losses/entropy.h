@@ -74,14 +74,14 @@ struct SoftmaxEntropy {
   template <class V>
   struct Backward : RowKernel<V> {  // in: x
     static constexpr int out = 1, stats_in = 3;
-    V max, s, D;
+    V max, c, D;  // c: the gradient times -1 / s
     HD void start() {
       const V* stats = this->row.stats;
-      max = stats[0], s = V(1) + stats[1], D = stats[2];
+      max = stats[0], c = V(0) - this->row.grad / (V(1) + stats[1]), D = stats[2];
     }
     HD void map(V* out, const V* in) const {
       const V d = *in - max;
-      *out = V(0) - this->row.grad * times(decay(d) / s, d - D);
+      *out = c * times(decay(d), d - D);
     }
   };
 

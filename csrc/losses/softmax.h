@@ -13,9 +13,9 @@ struct SoftmaxMap {
   template <class V>
   struct Forward : RowKernel<V> {  // in: x
     static constexpr int out = 1, tops = 1;
-    V max, s;
-    HD void topped(const Top<V>* top, const V*) { max = top->max, s = V(1) + top->rest(); }
-    HD void map(V* y, const V* x) const { *y = decay(*x - max) / s; }
+    V max, inverse;
+    HD void topped(const Top<V>* top, const V*) { max = top->max, inverse = V(1) / (V(1) + top->rest()); }
+    HD void map(V* y, const V* x) const { *y = decay(*x - max) * inverse; }
   };
 
   template <class V>
