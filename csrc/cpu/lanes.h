@@ -205,7 +205,7 @@ HD Lanes<T, bytes> exp(Lanes<T, bytes> x) {
   return (Lanes<T, bytes>(1) + d.expm1_r) * power_of_two<T, bytes>(half) * power_of_two<T, bytes>(d.n - half);
 }
 
-// e^x for x <= 0 (up to 40 at least), to 1.2 ulp, down to the smallest subnormal: 2^n = 2^(n + 64) 2^-64 takes one
+// e^x for x <= 0 (up to 40 at least), to 1.25 ulp, down to the smallest subnormal: 2^n = 2^(n + 64) 2^-64 takes one
 // shift, one sum and one product.
 template <class T, int bytes>
 HD Lanes<T, bytes> decay(Lanes<T, bytes> x) {
