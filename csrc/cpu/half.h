@@ -13,21 +13,39 @@ struct Halves {
   typedef B Bits __attribute__((vector_size(bytes)));
   typedef N Narrow __attribute__((vector_size(bytes / 2)));
 
+#ifdef __x86_64__
+  static constexpr bool at_once = format == Half::float16 && bytes >= 32;  // has an instruction
+#else
+  static constexpr bool at_once = false;
+#endif
+
   HD static V load(const void* p) {
     Narrow h;
     std::memcpy(&h, p, sizeof(h));
+    if constexpr (at_once) {
+      typename V::V x;
+      asm("vcvtph2ps %1, %0" : "=v"(x) : "v"(h));
+      return x;
+    }
     const Bits u = __builtin_convertvector(h, Bits);
     return (typename V::V)(format == Half::float16 ? from_float16(u) : u << 16);
   }
   HD static void store(V x, void* p) {
     const Bits u = (Bits)x.v;
+    if constexpr (at_once) {
+      Narrow h;
+      asm("vcvtps2ph $0, %1, %0" : "=v"(h) : "v"(x.v));  // 0: to nearest, ties to even
+      std::memcpy(p, &h, sizeof(h));
+      return;
+    }
     const Narrow h = __builtin_convertvector(format == Half::float16 ? to_float16(u) : to_bfloat16(u), Narrow);
     std::memcpy(p, &h, sizeof(h));
   }
 
   HD static Bits to_bfloat16(Bits u) {
-    const Bits rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    return (u & 0x7fffffff) > 0x7f800000 ? Bits{} + 0x7fc0 : rounded;
+    const Bits rounded = (u + ((u & 0x10000) != 0 ? Bits{} + 0x8000 : Bits{} + 0x7fff)) >> 16;
+    const typename V::V x = (typename V::V)u;
+    return x == x ? rounded : Bits{} + 0x7fc0;
   }
   // By a product, which also normalizes a subnormal.
   HD static Bits from_float16(Bits u) {
