@@ -1,5 +1,9 @@
 """More than 2^31 elements: as views over little memory, and, of the slow tests, in 4.3 GB of it."""
 
+import math
+import subprocess
+import sys
+
 import pytest
 import torch
 from calls import compute, sample
@@ -25,6 +29,24 @@ def test_rows_of_more_than_2_31_elements():
     loss = torchloss.functional.cross_entropy(x, y.expand(len(x)))
     assert x.numel() > 2**31
     assert_close(loss.double(), row.double().logsumexp(0) - row[-1].double(), rtol=1e-6, atol=0)
+
+
+def test_classes_without_end_that_are_not_adjacent():
+    """Rows are brought together in memory, so that vectors reach across them: but not rows of any length."""
+    code = """if True:
+        import resource, torch, torchloss.functional as T
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        x, y = torch.zeros(16, 1), torch.zeros(16).long()
+        T.cross_entropy(x.expand(16, 4000), y)
+        before = peak()
+        loss = T.cross_entropy(x.expand(16, 5_000_000), y)
+        print(loss.item(), (peak() - before) // 1024)
+    """
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loss, megabytes = map(float, out.split())
+    assert math.isclose(loss, math.log(5_000_000), rel_tol=1e-6)
+    assert megabytes < 100  # 1280 for two threads, if all were brought together
 
 
 @pytest.mark.failure(47, 49)

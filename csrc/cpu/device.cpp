@@ -6,8 +6,8 @@
 
 namespace torchloss {
 
-// The first touch of a large tensor takes longer than the arithmetic on it, page by page of 4 KB: ask for pages of 2
-// MB.
+// The first touch of a large tensor, page by page of 4 KB, takes longer than the arithmetic on it. So ask for pages of
+// 2 MB.
 void Cpu::prepare(const Tensor& t) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t page = 2 << 20, least = 2 * page;

@@ -36,7 +36,7 @@ struct RowLoop {
   int rows = 1;          // in this tile
   bool in_range = true;  // every target so far
   int64_t target[L];     // -1 for a row that does not count
-  V grad;                // that of all rows, if they have the same
+  V grad = V(1);         // that of all rows, if they have the same
   Staged stage;
   Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
   alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
@@ -84,15 +84,13 @@ struct RowLoop {
   HD Mask start() {
     Row<V>& r = loss.row;
     Mask live = Mask::of(true);
-    if (a.grad) {
-      r.grad = grad;
-      if (a.grad_stride) {
-        alignas(64) T g[L] = {};
-        move_run<T, false>(const_cast<void*>(a.grad), a.dtype, row, 1, rows, g);
-        r.grad = per_row(g);
-      }
-      if (a.total) r.grad = r.grad / V(*static_cast<const T*>(a.total));
+    r.grad = grad;
+    if (a.grad && a.grad_stride) {
+      alignas(64) T g[L] = {};
+      move_run<T, false>(const_cast<void*>(a.grad), a.dtype, row, 1, rows, g);
+      r.grad = per_row(g);
     }
+    if (a.total) r.grad = r.grad / V(*static_cast<const T*>(a.total));
     for (int k = 0; k < Loss::stats_in; ++k) r.stats[k] = per_row(static_cast<const T*>(a.stats_in) + k * a.rows + row);
     if constexpr (Loss::targets) {
       live = read_targets();
@@ -147,28 +145,29 @@ struct RowLoop {
   }
   HD int64_t at(const RowStream& s, int l, int64_t c) const { return s.rows.offset(row + l) + c * s.class_stride; }
 
-  // f(first class, vectors, mask of the lanes that hold a class): the last vector along a row may be partly empty.
+  // f(first class, vectors, mask of the lanes that count): along a row, what is left after the whole vectors are the
+  // last lanes of a vector that ends with the row. (Rows shorter than a vector are read across.)
   template <class F>
   HD void chunks(F f) {
     const int64_t vectors = across ? a.classes : a.classes / L, width = across ? 1 : L;
     for (int64_t v = 0; v < vectors; v += kChunk)
       f(v * width, std::min<int64_t>(kChunk, vectors - v), Mask::of(true), std::false_type{});
-    if (const int64_t tail = across ? 0 : a.classes % L; tail) f(vectors * L, 1, Mask::first(tail), std::true_type{});
+    if (const int64_t tail = across ? 0 : a.classes % L; tail)
+      f(a.classes - L, 1, ~Mask::first(L - tail), std::true_type{});
   }
-  HD View view(int s, int64_t first, int64_t vectors, bool tail) {
+  HD View view(int s, int64_t first, int64_t vectors) {
     const Place& here = in_place[s];
     if (across || !bulk(s)) return {here.p + (across ? first * here.step : 0), here.step};
-    if (here.p && !tail) return {here.p + first, L};
-    if (tail) V(0).store(in_buffer[s]);
-    run<false>(a.in[s], first, tail ? a.classes - first : vectors * L, in_buffer[s]);
+    if (here.p) return {here.p + first, L};
+    run<false>(a.in[s], first, vectors * L, in_buffer[s]);
     return {in_buffer[s], L};
   }
   template <bool store>
   HD void run(const RowStream& s, int64_t first, int64_t n, T* buffer) {
     move_run<T, store>(s.data, a.dtype, at(s, 0, first), s.class_stride, n, buffer);
   }
-  HD void views(View* v, int64_t first, int64_t vectors, bool tail) {
-    for (int s = 0; s < in; ++s) v[s] = view(s, first, vectors, tail);
+  HD void views(View* v, int64_t first, int64_t vectors) {
+    for (int s = 0; s < in; ++s) v[s] = view(s, first, vectors);
   }
 
   HD void fold() {
@@ -176,7 +175,7 @@ struct RowLoop {
     Part<V, 0> second, second_lost;
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, tail);
+      views(v, first, n);
       fold_chunk<tail>(part, lost, v, v[0], n, live, first == 0);
       if constexpr (Loss::tops > 1) fold_chunk<tail>(second, second_lost, v, v[1], n, live, first == 0);
     });
@@ -190,32 +189,48 @@ struct RowLoop {
     loss.topped(tops, part.sums);
   }
 
-  // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum.
+  // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum. Along a row, the lanes
+  // share one maximum. Few vectors hold a logit that reaches it, and only among those few it is looked for.
   template <bool tail, int more>
   HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live,
                      bool first) {
-    V max = part.top.max;
-    for (int64_t i = 0; i < n; ++i) {
-      V x = logits[i];
-      if constexpr (tail) x = select(live, x, Top<V>::lowest());
-      max = larger(x, max);
+    V largest = Top<V>::lowest(), of_few[kChunk / kFew];
+    for (int64_t i = 0; i < n;) {
+      V here = Top<V>::lowest();
+      V& slot = of_few[i / kFew];
+      for (const int64_t end = std::min(n, i + kFew); i < end; ++i)
+        here = larger(tail ? select(live, logits[i], Top<V>::lowest()) : logits[i], here);
+      slot = here, largest = larger(here, largest);
     }
+    raise(part, lost, larger(largest, part.top.max), first);
+    for (int64_t i = 0; i < n; i += kFew) {
+      if ((of_few[i / kFew] < part.top.max).all())
+        sum_few<tail, true>(part, lost, v, logits, i, std::min(n, i + kFew), live);
+      else
+        sum_few<tail, false>(part, lost, v, logits, i, std::min(n, i + kFew), live);
+    }
+  }
+  template <int more>
+  HD void raise(Part<V, more>& part, Part<V, more>& lost, V max, bool first) {
+    if (!first && (max == part.top.max).all()) return;
+    if (!across) max = V(max.max());
     if (first)
       part.top.max = lost.top.max = max;
-    else if (!(max == part.top.max).all())
+    else
       rebase(loss, part, lost, max);
-    const V from = reference(max);
-    for (int64_t i = 0; i < n;) {
-      Part<V, more> few;
-      const int64_t end = std::min(n, i + kFew);
-      for (; i < end; ++i) {
-        V x[in];
-        for (int s = 0; s < in; ++s) x[s] = v[s][i];
-        add(few, loss, from, logits[i], x);
-      }
-      if constexpr (tail) keep(few, live);
-      add_kept(part, lost, few);
+  }
+  template <bool tail, bool below, int more>
+  HD void sum_few(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t begin, int64_t end,
+                  Mask live) {
+    const V from = reference(part.top.max);
+    Part<V, more> few;
+    for (int64_t i = begin; i < end; ++i) {
+      V x[in];
+      for (int s = 0; s < in; ++s) x[s] = v[s][i];
+      add<below>(few, loss, from, logits[i], x);
     }
+    if constexpr (tail) keep(few, live);
+    add_kept(part, lost, few);
   }
   template <int more>
   HD static void keep(Part<V, more>& part, Mask live) {
@@ -226,7 +241,6 @@ struct RowLoop {
   // Joins the lanes; every lane gets the result.
   template <int more>
   HD void together(Part<V, more>& part) {
-    rebase(loss, part, V(part.top.max.max()));
     part.top.count = V(part.top.count.sum());
     part.top.sum = V(part.top.sum.sum());
     for (int k = 0; k < more; ++k) part.sums[k] = V(part.sums[k].sum());
@@ -236,7 +250,7 @@ struct RowLoop {
     V total[Loss::sums] = {}, lost[Loss::sums] = {};
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, tail);
+      views(v, first, n);
       for (int64_t i = 0; i < n;) {
         V few[Loss::sums] = {};
         for (const int64_t end = std::min(n, i + kFew); i < end; ++i) {
@@ -256,7 +270,7 @@ struct RowLoop {
   HD void map(Mask live) {
     chunks([&](int64_t first, int64_t n, Mask, auto tail) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, tail);
+      views(v, first, n);
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
@@ -272,8 +286,16 @@ struct RowLoop {
         for (int s = 0; s < out; ++s) (Loss::targets ? only(live, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s)
-        if (to[s] == out_buffer[s]) run<true>(a.out[s], first, tail ? a.classes - first : n * L, out_buffer[s]);
+        if (to[s] == out_buffer[s]) give_back(s, first, n * L, tail ? L - a.classes % L : 0);
     });
+  }
+
+  // Moves n results to where they belong, but for some that are there already.
+  HD void give_back(int s, int64_t first, int64_t n, int64_t done) {
+    if (T* p = out_place[s].p)
+      std::copy(out_buffer[s] + done, out_buffer[s] + n, p + first + done);
+    else
+      run<true>(a.out[s], first + done, n - done, out_buffer[s] + done);
   }
 
   // The gradient at the class target has a form of its own.
@@ -349,8 +371,13 @@ template <template <class> class K, class T>
 bool run_rows(const RowArgs& a) {
   using Loss = K<Lanes<T, 16>>;
   const int64_t lanes = vector_bytes() / sizeof(T);
-  const bool across = a.in[0].class_stride != 1 ? a.rows >= lanes || a.classes < 4096 : a.classes < 4 * lanes;
-  const int64_t width = across ? stage_width(a, lanes, (Loss::in + Loss::out) * sizeof(T)) : 1;
+  const int64_t bytes_of_class = (Loss::in + Loss::out) * sizeof(T);
+  const bool wide = a.classes > kMostStaged / (lanes * bytes_of_class);
+  // What a row costs besides its classes, a fold above all, is shared by as many rows as there are lanes.
+  const int64_t short_row = (a.rows < lanes ? 4 : Loss::tops ? 16 : 8) * lanes;
+  const bool across =
+      a.in[0].class_stride != 1 ? !wide && (a.rows >= lanes || a.classes < 4096) : a.classes < short_row;
+  const int64_t width = across ? stage_width(a, lanes, bytes_of_class) : 1;
   const int64_t units = (a.rows + width - 1) / width, work = std::max<int64_t>(1, a.classes * width);
   bool in_range = true;
   torch::stable::parallel_for(0, units, std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {

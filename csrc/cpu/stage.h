@@ -9,6 +9,9 @@ namespace torchloss {
 
 constexpr int64_t kStageBytes = 64 << 10;  // of a group, roughly: it stays in the L2 cache
 constexpr int kMostTiles = 16;             // of a group
+// Of a group of the least width. Rows of more classes are read one by one, along them: a stage has a place for each of
+// their classes, and an expanded tensor may have more classes than memory has bytes.
+constexpr int64_t kMostStaged = 64 << 20;
 
 // How many rows of so many classes are staged at once; always whole vectors.
 inline int64_t stage_width(const RowArgs& a, int64_t lanes, int64_t bytes_of_class) {
