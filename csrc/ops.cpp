@@ -55,6 +55,10 @@ STABLE_TORCH_LIBRARY(torchloss, m) {
   define_all(m, Pointwise{});
   define_losses(m, RowLosses{});
   define_maps(m, RowMaps{});
+  // These two are the CPU's, and for callers who keep away from autograd.
+  m.def(
+      "cross_entropy_and_gradient(Tensor input, Tensor? target, Tensor? weight, int dim, int reduction, "
+      "int ignore_index, float label_smoothing) -> (Tensor, Tensor)");
   m.def(
       "cross_entropy_backward_(Tensor grad, Tensor(a!) input, Tensor? target, Tensor? weight, Tensor stats, "
       "Tensor total, int dim, int reduction, int ignore_index, float label_smoothing) -> ()");

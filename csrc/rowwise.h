@@ -32,7 +32,7 @@ struct RowArgs {
   int64_t ignore_index = -100;
   const void* weight = nullptr;  // one per class, or nullptr: 1
   int64_t weight_stride = 0;
-  // the row's scale: grad[r * grad_stride], divided by *total if there is one
+  // the row's scale: grad[r * grad_stride], or 1 without a grad; divided by *total if there is one
   const void* grad = nullptr;
   int64_t grad_stride = 0;
   const void* total = nullptr;
@@ -151,10 +151,32 @@ struct RowLoss {
     Tensor total = new_tensor(input, {}, call.compute()), values;
     typename Device::Scratch terms;
     call.args.stats_out = stats.mutable_data_ptr();
+    return {value(call, values, terms, total.mutable_data_ptr()), stats, total};
+  }
+  // Runs the forward kernel, into the stats too.
+  static Tensor value(Call& call, Tensor& values, typename Device::Scratch& terms, void* total) {
     call.place_values(values, terms);
     Device::template rows<L::template Forward>(call.args);
-    Device::total(call.args, total.mutable_data_ptr());
-    return {reduced(call, values, total), stats, total};
+    Device::total(call.args, total);
+    return reduced(call, values, total);
+  }
+  // The loss and, for a grad of 1, its gradient. What lies between them is not given away.
+  static std::tuple<Tensor, Tensor> forward_and_gradient(Tensor input, MaybeTensor target, MaybeTensor weight,
+                                                         int64_t dim, int64_t reduction, int64_t ignore_index,
+                                                         double parameter) {
+    Call call(input, target, weight, dim, reduction, ignore_index, parameter);
+    call.in(call.rows.stream(input));
+    call.inputs(input, target, weight);
+    typename Device::Scratch stats, total, terms;
+    call.args.stats_out = stats.reserve(input, L::template Forward<float>::stats_out * call.args.rows, call.compute());
+    void* sum = total.reserve(input, 1, call.compute());
+    Tensor values, grad_input = fresh_like<Device>(input);
+    const Tensor loss = value(call, values, terms, sum);
+    call.args.out[0] = call.rows.stream(grad_input);
+    call.args.stats_in = call.args.stats_out;
+    if (reduction == Mean) call.args.total = sum;
+    Device::template rows<L::template Backward>(call.args);
+    return {loss, grad_input};
   }
 
   static std::tuple<Tensor, Tensor> backward(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,
@@ -217,16 +239,16 @@ struct RowLoss {
     typename Device::Scratch terms;
     call.place_values(values, terms);
     Device::template rows<L::template DoubleBackward>(call.args);
-    return {reduced(call, values, total), grad_input, grad_target};
+    return {reduced(call, values, total.const_data_ptr()), grad_input, grad_target};
   }
 
   // The rows' values as they are, summed, or summed and divided by the total weight.
-  static Tensor reduced(const Call& call, Tensor& values, const Tensor& total) {
+  static Tensor reduced(const Call& call, Tensor& values, const void* total) {
     if (call.rows.classes == 0) torch::stable::zero_(values);  // a sum over no class, though no softmax exists
     if (call.reduction == None)
       return call.args.dtype == call.compute() ? values : torch::stable::to(values, call.args.dtype);
     Tensor loss = new_tensor(call.check.input, {}, call.args.dtype);
-    Device::reduce(call.args, call.reduction == Mean ? total.const_data_ptr() : nullptr, loss.mutable_data_ptr());
+    Device::reduce(call.args, call.reduction == Mean ? total : nullptr, loss.mutable_data_ptr());
     return loss;
   }
 };
@@ -241,6 +263,11 @@ struct CrossEntropyOps {
                       int64_t ignore_index, double smoothing) {
     return (smoothing == 0 ? Plain::forward : Smooth::forward)(input, target, weight, dim, reduction, ignore_index,
                                                                smoothing);
+  }
+  static auto forward_and_gradient(Tensor input, MaybeTensor target, MaybeTensor weight, int64_t dim, int64_t reduction,
+                                   int64_t ignore_index, double smoothing) {
+    return (smoothing == 0 ? Plain::forward_and_gradient : Smooth::forward_and_gradient)(
+        input, target, weight, dim, reduction, ignore_index, smoothing);
   }
   static auto backward(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats, Tensor total,
                        int64_t dim, int64_t reduction, int64_t ignore_index, double smoothing, bool target_grad) {

@@ -71,6 +71,16 @@ def rowwise(name: str, saved: Callable[[float], int]) -> None:
     _register(name, loss, backward, double_backward)
 
 
+def cross_entropy_and_gradient() -> None:
+    name = "cross_entropy_and_gradient"
+
+    def fake(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor]:
+        rows = [*input.shape[:dim], *input.shape[dim + 1 :]]
+        return input.new_empty(rows if reduction == NONE else ()), torch.empty_like(input)
+
+    torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
+
+
 def row_map(name: str) -> None:
     def forward(input: Tensor, dim) -> Tensor:
         return torch.empty_like(input)

@@ -54,7 +54,7 @@ def wanted() -> bool:
 def class_indices(input: Tensor, target: Tensor, dim: int) -> Tensor:
     """The target as the ops want it: int64, one for each row of the input."""
     size = input.shape
-    rows = size[:dim] + size[dim + 1 :]
+    rows = size[:dim] if dim + 1 == len(size) else size[:dim] + size[dim + 1 :]
     if target.shape != rows:
         if input.dim() != 1 or target.shape != (1,):
             raise _wrong_shape(input, target, dim)

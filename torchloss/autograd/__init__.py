@@ -15,6 +15,7 @@ In eager mode the Functions run. Under torch.compile and torch.export, Dynamo ca
 """
 
 from torchloss.autograd.chain import loss_of, run
+from torchloss.autograd.early import early
 from torchloss.autograd.pointwise import pointwise
 from torchloss.autograd.row_map import LogSoftmaxGradient, SoftmaxGradient, row_map
 from torchloss.autograd.rowwise import rowwise
@@ -32,6 +33,7 @@ BinaryCrossEntropyWithLogitsFunction = pointwise("binary_cross_entropy_with_logi
 
 # Rowwise ones with the count of the numbers that a row leaves for its backward pass.
 CrossEntropyFunction = rowwise("cross_entropy", lambda label_smoothing: 3 if label_smoothing else 2)
+CrossEntropyFunction.early = early(CrossEntropyFunction)
 CrossEntropyProbsFunction = rowwise("cross_entropy_probs", lambda _: 4)
 NLLLossFunction = rowwise("nll_loss", lambda _: 0)
 EntropyFunction = rowwise("entropy", lambda _: 0)

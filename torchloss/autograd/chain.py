@@ -19,13 +19,14 @@ except ImportError:  # private names: without them only torch.compile(torch.func
 
 ops = torch.ops.torchloss
 NONE, MEAN, SUM = 0, 1, 2
+PLAIN = frozenset((int, float, bool, type(None)))  # of which isinstance is slow to say that they are no tensors
 
 _impl = torch.library.Library("torchloss", "IMPL")  # lives as long as its kernels
 
 
 def alive(args: tuple) -> list:
     """The arguments without the wrappers that a torch.func transform left behind when it ended."""
-    return [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args]
+    return [a if type(a) in PLAIN or not isinstance(a, Tensor) else unwrap_if_dead(a) for a in args]
 
 
 def run(function: type[Function], *args: Any) -> Any:
@@ -50,7 +51,10 @@ def loss_of(function: type[Function], *args: Any) -> Tensor:
         or not torch.is_grad_enabled()
     ):
         return run(function, *args)[0]
-    return function.lean.apply(*alive(args))
+    args = alive(args)
+    if function.early is not None and function.early.pays(*args):
+        return function.early.apply(*args[:3], args[3:])
+    return function.lean.apply(*args)
 
 
 def forward_mode() -> bool:
@@ -88,21 +92,23 @@ def bind(function: type[Function]) -> None:
         function.keep(ctx, args, outputs)
         return outputs[0]
 
-    def single(name: str, **members: Callable) -> type:
-        members |= {"backward": function.backward, "jvp": function.jvp}
-        members = {m: staticmethod(f) for m, f in members.items()}
-        key = getattr(function, "_compiled_autograd_key", None)
-        return type(name, (_SingleLevelFunction,), members | {"_compiled_autograd_key": key})
-
     function.below = staticmethod(below)
-    function.single = single(function.__name__, forward=below, setup_context=function.setup_context)
-    function.lean = single(function.__name__, forward=lean)
+    rules = {"backward": function.backward, "jvp": function.jvp}
+    function.single = single_level(function.__name__, forward=below, setup_context=function.setup_context, **rules)
+    function.lean = single_level(function.__name__, forward=lean, **rules)
 
     def kernel(*args: Any) -> Any:
         with enable_single_level_autograd_function():
             return function.single.apply(*args)
 
     _impl.impl(op._opname, kernel, "Autograd")
+
+
+def single_level(name: str, **members: Callable) -> type:
+    """A Function for a single level of autograd, made of static methods."""
+    members = {m: staticmethod(f) for m, f in members.items()}
+    key = getattr(Function, "_compiled_autograd_key", None)
+    return type(name, (_SingleLevelFunction,), members | {"_compiled_autograd_key": key})
 
 
 def batch_first(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
@@ -132,13 +138,14 @@ class Chain(Function):
     """What every Function here shares. `op` is its operator, `next` the Function of its backward.
 
     `traced` calls the op and `run_next` runs the next Function: static methods, which Dynamo can follow. `keep` saves
-    what backward needs, of the arguments and the op's outputs.
+    what backward needs, of the arguments and the op's outputs. `early` is a Function for small problems (early.py).
     """
 
     op: Any
     next: type[Function]
     single: type | None = None
     lean: type | None = None
+    early: type | None = None
     below: Callable
     traced: Callable
     run_next: Callable

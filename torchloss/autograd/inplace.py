@@ -37,6 +37,7 @@ class InplaceCrossEntropyFunction(Function):
 
 # As loss_of asks of a Function: it is for a single level of autograd, and gives one result.
 InplaceCrossEntropyFunction.single = InplaceCrossEntropyFunction.lean = InplaceCrossEntropyFunction
+InplaceCrossEntropyFunction.early = None
 
 
 def can_be_inplace(input: Tensor) -> bool:
