@@ -35,6 +35,7 @@ def main() -> None:
         show(f"{dtype} exp, of r in |r| <= ln 2 / 2", exp_rest, -half_ln2, half_ln2, exp_terms, half_ln2**2)
         show(f"{dtype} log, of s^2", log_rest, mp.mpf(0), z, log_terms, z)
         show(f"{dtype} exp_excess, of d in |d| <= 1", exp_rest, mp.mpf(-1), mp.mpf(1), excess_terms, 1)
+    show("float log1p up to log 2, of s^2", log_rest, mp.mpf(0), mp.mpf("1.001") / 9, 5, mp.mpf(1) / 9)
     for dtype, bits in (("float", 15), ("double", 41)):
         high = mp.floor(mp.log(2) * 2**bits) / 2**bits
         print(f"{dtype} ln 2 = {mp.nstr(high, 20)} + {mp.nstr(mp.log(2) - high, 18)}")

@@ -12,7 +12,7 @@ template <class T>
 struct BinaryCrossEntropyWithLogits {
   static constexpr Op op{"binary_cross_entropy_with_logits"};
   HD Jet<T> operator()(T x, T t, T p) const {
-    const T e = decay(T(0) - abs(x)), q = T(1) / (T(1) + e), l = log1p(e);
+    const T e = decay(T(0) - abs(x)), q = T(1) / (T(1) + e), l = log1p_to_2(e);
     const auto positive = x >= T(0);
     const T s = select(positive, q, e * q), s_ = select(positive, e * q, q);  // s(x), s(-x)
     const T sp = select(positive, x, T(0)) + l,

@@ -180,6 +180,8 @@ bool test_all(bool all) {
                 return sum * x;
               },
               -1, 1},
+     Function{"log1p_to_2", 1.5, SpecialsAndSubnormals, [](auto x) { return log1p_to_2(x); },
+              [](auto x) { return std::log1p(x); }, 0.0, 1.0},
      Function{"decay", 1.25, SpecialsAndSubnormals, [](auto x) { return decay(x); }, [](auto x) { return std::exp(x); },
               -std::numeric_limits<double>::infinity(), 0});
   return good;
