@@ -102,6 +102,14 @@ HD V reference(V max) {
   return select(max == Top<V>::lowest(), V(0), max);
 }
 
+// Adds a class with the logit x < max, seen from max.
+template <class L, class V, int more>
+HD void add_lower(Part<V, more>& part, const L& loss, V max, V x, const V* in) {
+  const V d = loss.scaled(x - max), e = decay(d);
+  part.top.sum = part.top.sum + e;
+  if constexpr (more > 0) loss.add_more(part.sums, d, e, false, in);
+}
+
 // Adds a class with the logit x <= max, seen from reference(max).
 template <class L, class V, int more>
 HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {

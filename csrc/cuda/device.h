@@ -21,7 +21,7 @@ struct Cuda {
   template <template <class> class K>
   static void rows(const RowArgs& args) {
     const DeviceGuard guard(args.device);
-    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<typename Compute<S>::type>>(args); });
+    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<Number<S>>>(args); });
   }
 
   template <template <class> class L, int order>
