@@ -1,7 +1,8 @@
 #pragma once
-// The ops of family 2 over two loops that a device gives:
+// The ops of family 2 over loops that a device gives:
 //
 //   Device::rows<Kernel>(RowArgs)    the kernel of losses/*.h over every row: streams in and out, stats, values
+//   Device::rows_and_totals(...)     and the rows' total weight and, if asked for, the values' sum or mean
 //   Device::reduce(...)              sum of the rows' values, in a fixed order, and the total weight of the rows
 //
 // One signature for every loss of the family:
@@ -152,9 +153,11 @@ struct RowLoss {
     typename Device::Scratch terms;
     call.args.stats_out = stats.mutable_data_ptr();
     call.place_values(values, terms);
-    Device::template rows<L::template Forward>(call.args);
-    Device::total(call.args, total.mutable_data_ptr());
-    return {reduced(call, values, total), stats, total};
+    const bool sum = call.reduction != None && call.rows.classes > 0;
+    Tensor loss = sum ? new_tensor(input, {}, call.args.dtype) : values;
+    Device::template rows_and_totals<L::template Forward>(
+        call.args, total.mutable_data_ptr(), sum ? loss.mutable_data_ptr() : nullptr, call.reduction == Mean);
+    return {sum ? loss : reduced(call, values, total), stats, total};
   }
 
   static std::tuple<Tensor, Tensor> backward(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,

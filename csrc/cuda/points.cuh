@@ -143,8 +143,8 @@ struct PointLoop {
 constexpr int kPointThreads = 256;
 
 template <template <class> class L, int order, class S>
-__global__ void __launch_bounds__(kPointThreads, 3)
-    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink sink) {
+__global__ void __launch_bounds__(kPointThreads, order < 2 ? 3 : 2)
+    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink<Total> sink) {
   using Loop = PointLoop<L, order, S>;
   const Loop loop(args);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -152,7 +152,8 @@ __global__ void __launch_bounds__(kPointThreads, 3)
   double sum = 0;
   if (pieces > 0) sum = loop.pieces(first, step, pieces);
   for (int64_t i = pieces * Loop::width + first; i < args.n; i += step) sum += static_cast<double>(loop.element(i));
-  if (sink.out) sink.add_block(sum);
+  double sums[] = {sum};
+  if (sink.to.out) sink.add_block(sums);
 }
 
 template <template <class> class L, int order, class S>
@@ -163,7 +164,7 @@ void run_points(const PointArgs& args) {
   const int64_t steps = std::max(pieces, args.n - pieces * kWidth<S>);
   const bool alone = args.sum && steps <= small;
   const int64_t blocks = alone ? 1 : std::min(divide_up(steps, 2 * kPointThreads), most);
-  Sink sink{args.sum, args.dtype, args.scale};
+  Sink<Total> sink{{args.sum, args.dtype, args.scale}};
   const MaybeTensor held = args.sum ? slots(sink, blocks, args.device) : std::nullopt;
   launch(points_kernel<L, order, S>, {blocks, kPointThreads, kPointThreads * sizeof(double)}, args.device, args, pieces,
          sink);

@@ -38,7 +38,8 @@ __host__ __device__ constexpr int room(int threads) {
   return threads * sizeof(typename Compute<S>::type) / 16;
 }
 
-template <class S, int in>
+// `bulk`: somebody looks at the numbers. Else they are all 0, and only their places matter.
+template <class S, int in, bool bulk>
 struct RowPieces {
   static constexpr int width = kWidth<S>;
 
@@ -95,12 +96,16 @@ struct RowPieces {
         if (some.has(i)) {
           const int64_t j = some.at(i);
 #pragma unroll
-          for (int k = 0; k < in; ++k) some.numbers[k][i] = from[k] ? from[k][j * streams[k].class_stride] : fill(k);
+          for (int k = 0; k < in; ++k) some.numbers[k][i] = one(k, j);
         }
       f(some);
     }
   }
 
+  __device__ S one(int k, int64_t j) const {
+    if constexpr (!bulk) return static_cast<S>(0.f);
+    return from[k] ? from[k][j * streams[k].class_stride] : fill(k);
+  }
   __device__ S fill(int k) const { return static_cast<S>(static_cast<float>(streams[k].fill)); }
 
   // See walk.h.
@@ -122,7 +127,7 @@ struct RowPieces {
 #pragma unroll
       for (int k = 0; k < in; ++k) from[k] = row.from[k] + row.share.first();
     }
-    __device__ bool there(int k) const { return k == 0 || row.from[k]; }
+    __device__ bool there(int k) const { return bulk && (k == 0 || row.from[k]); }
     __device__ unsigned slot(unsigned place, int k) const { return slots + (place * in + k) * distance; }
 
     __device__ void ask(unsigned i, unsigned place) const {
@@ -136,7 +141,8 @@ struct RowPieces {
       Wide<S, in> piece;
       piece.at = row.share.first() + static_cast<uint64_t>(i) * step;
 #pragma unroll
-      for (int k = 0; k < in; ++k) piece.bits[k] = there(k) ? brought16(slot(place, k)) : filled(row.fill(k));
+      for (int k = 0; k < in; ++k)
+        piece.bits[k] = there(k) ? brought16(slot(place, k)) : filled(bulk ? row.fill(k) : static_cast<S>(0.f));
       f(piece);
     }
   };

@@ -2,8 +2,10 @@
 // CUDA's loop over rows, for the kernels of row.h.
 //
 // A team of threads shares a row (shape.h), each taking its pieces (row_pieces.cuh). The order of a row's additions
-// depends on its size, strides and alignment, never on timing.
+// depends on its size, strides and alignment, never on timing. A grid of one block sums up its rows itself; otherwise
+// another kernel does.
 #include "row_pieces.cuh"
+#include "sums.cuh"
 
 namespace torchloss {
 
@@ -22,7 +24,7 @@ struct RowLoop {
   V blank = V(0);     // what its outputs are if it does not count
   int64_t y = -1;
   const Team team;
-  RowPieces<S, in> pieces;
+  RowPieces<S, in, K::bulk> pieces;
   S* to[out > 0 ? out : 1];
   K kernel;
 
@@ -33,13 +35,14 @@ struct RowLoop {
         team(team),
         pieces(args, team, chunk) {}
 
-  // Every thread of the block calls this, for it joins the numbers of teams.
-  __device__ void run() {
+  // Every thread of the block calls this, for it joins the numbers of teams. The row's value and weight are added to
+  // the totals.
+  __device__ void run(double* totals) {
     start();
     if constexpr (K::tops > 0) fold();
     if constexpr (K::sums > 0) sum();
     if (!exists) return;
-    if (team.rank == 0) finish();
+    if (team.rank == 0) finish(totals);
     if constexpr (out > 0) counts ? map() : blank_out();
   }
 
@@ -164,8 +167,13 @@ struct RowLoop {
     for (int k = 0; k < K::sums; ++k) add_kept(sums[k], lost[k], local[k]);
   }
 
-  __device__ void finish() const {
-    if constexpr (K::value_out) static_cast<V*>(args.values)[r] = counts ? kernel.value() : blank;
+  __device__ void finish(double* totals) const {
+    if constexpr (K::value_out) {
+      const V value = counts ? kernel.value() : blank;
+      static_cast<V*>(args.values)[r] = value;
+      totals[0] = static_cast<double>(value);
+      totals[1] = static_cast<double>(counts ? kernel.row.weight : blank);
+    }
     if constexpr (K::stats_out > 0) {
       V stats[K::stats_out];
       kernel.stats(stats);
@@ -216,20 +224,28 @@ struct RowLoop {
 
 template <class S, class K>
 __global__ void __launch_bounds__((RowLoop<S, K>::threads), 1)
-    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape) {
+    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape,
+                const __grid_constant__ Sink<RowTotals> sink) {
   const int thread = threadIdx.x, warp = thread / kLanes;
   const Team team{shape.team, (shape.across ? warp : thread) & (shape.team - 1), shape.across, block_memory()};
   const int mine = shape.across ? (warp >> team.shift()) * kLanes + thread % kLanes : thread >> team.shift();
-  RowLoop<S, K>(args, team, shape.chunk, blockIdx.x * shape.rows() + mine).run();
+  double totals[2] = {};
+  RowLoop<S, K>(args, team, shape.chunk, blockIdx.x * shape.rows() + mine).run(totals);
+  if constexpr (K::value_out)
+    if (sink.to.total) sink.add_block(totals);
 }
 
+// Whether the rows were few enough for their totals, too.
 template <class S, class K>
-void run_rows(const RowArgs& args) {
-  if (args.rows == 0) return;
+bool run_rows(const RowArgs& args, RowTotals totals = {}) {
+  if (args.rows == 0) return false;
   using Loop = RowLoop<S, K>;
   const Shape shape = shape_of(args, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
   const size_t shared = 16 * (room<S>(shape.threads) + kGroups * shape.chunk * K::in * shape.threads);
-  launch(rows_kernel<S, K>, {divide_up(args.rows, shape.rows()), shape.threads, shared}, args.device, args, shape);
+  const int64_t blocks = divide_up(args.rows, shape.rows());
+  if (blocks > 1) totals.total = nullptr;
+  launch(rows_kernel<S, K>, {blocks, shape.threads, shared}, args.device, args, shape, Sink<RowTotals>{totals});
+  return totals.total;
 }
 
 }  // namespace torchloss

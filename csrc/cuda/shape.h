@@ -71,16 +71,16 @@ inline Shape shape_of(const RowArgs& args, const Demand& demand) {
     shape.threads = std::max(shape.threads, shape.team * kLanes);
     return shape;
   }
-  if (pieces <= 4) {  // a row may begin anywhere in 16 bytes
-    while (shape.team < kLanes && shape.team * 4 < args.classes) shape.team *= 2;
-    return shape;
-  }
-  const int64_t memory = shared_memory(args.device);
+  const bool wide = pieces > 4;  // a row may begin anywhere in 16 bytes
+  const int64_t memory = wide ? shared_memory(args.device) : 0;
   if (pieces <= 8 * kLanes) {
-    while (shape.team < kLanes && shape.team * 2 < pieces) shape.team *= 2;
+    while (shape.team < kLanes && shape.team * (wide ? 2 : 4) < (wide ? pieces : args.classes)) shape.team *= 2;
+    if (args.rows * shape.team <= demand.most_threads)  // one block does it all
+      while (shape.rows() < args.rows) shape.threads *= 2;
   } else {
     shape.team = shape.threads = block_for_row(args, demand, pieces, memory);
   }
+  if (!wide) return shape;
   shape.chunk = chunk_of(shape, demand, pieces, memory);
   return shape;
 }
