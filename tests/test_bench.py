@@ -133,7 +133,9 @@ def test_a_gpu_has_a_clock_of_its_own(monkeypatch):
         return lambda: now.__setitem__(0, now[0] + ms)
 
     assert harness.turn(Step(takes(2)), 3, "cuda") == 2e-3
+    before = now[0]
     assert harness.turn(Step(takes(2), prepare=takes(50)), 3, "cuda") == 2e-3
+    assert now[0] - before == 3 * 52 + 1000
 
 
 def test_the_speed_of_memory_is_measured_with_what_fits(monkeypatch):
