@@ -57,8 +57,8 @@ inline int block_for_row(const RowArgs& args, const Demand& demand, int64_t piec
 inline unsigned chunk_of(const Shape& shape, const Demand& demand, int64_t pieces, int64_t memory) {
   const int64_t whole = divide_up(divide_up(pieces, shape.team), int64_t{kGroups});
   const int64_t users = demand.read_again ? shape.threads : demand.most_threads;
-  const int64_t fits = memory / (16 * demand.streams * users * int64_t{kGroups});
-  return static_cast<unsigned>(std::clamp<int64_t>(demand.read_again ? whole : std::min<int64_t>(whole, 2), 1, fits));
+  const int64_t fits = std::max<int64_t>(1, memory / (16 * demand.streams * users * int64_t{kGroups}));
+  return static_cast<unsigned>(std::min({whole, fits, demand.read_again ? fits : 2}));
 }
 
 inline Shape shape_of(const RowArgs& args, const Demand& demand) {
