@@ -56,23 +56,22 @@ struct PointLoop {
     uint4 bits[streams];
   };
 
-  __device__ void fetch(Piece& piece, int64_t i) const {
+  __device__ void fetch(Piece& piece, const Piece& constants, int64_t i) const {
 #pragma unroll
     for (int s = 0; s < streams; ++s) {
       const PointStream& p = stream(args, s);
-      if (reads(s) && !constant(p)) piece.bits[s] = load16(static_cast<const S*>(p.data) + i);
+      if (reads(s)) piece.bits[s] = constant(p) ? constants.bits[s] : load16(static_cast<const S*>(p.data) + i);
     }
   }
 
   // The elements from the i-th on; gives the sum of their out[0].
-  __device__ V elements(const Piece& piece, const V (&ones)[streams], int64_t i) const {
+  __device__ V elements(const Piece& piece, int64_t i) const {
     V out[outs][width], sum = V(0);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       V x[streams], result[outs];
 #pragma unroll
-      for (int s = 0; s < streams; ++s)
-        x[s] = !reads(s) ? V(0) : constant(stream(args, s)) ? ones[s] : number<S>(piece.bits[s], j);
+      for (int s = 0; s < streams; ++s) x[s] = reads(s) ? number<S>(piece.bits[s], j) : V(0);
       element(x, result);
       sum = sum + result[0];
 #pragma unroll
@@ -103,19 +102,19 @@ struct PointLoop {
 
   // Pieces c, c + step, c + 2 step ... of n.
   __device__ double pieces(int64_t c, int64_t step, int64_t n) const {
-    V ones[streams];
+    Piece constants;
 #pragma unroll
     for (int s = 0; s < streams; ++s)
-      if (reads(s) && constant(stream(args, s))) ones[s] = widened(one(stream(args, s)));
+      if (reads(s) && constant(stream(args, s))) constants.bits[s] = filled(one(stream(args, s)));
     double sum = 0;
     for (; c < n; c += ahead * step) {
       Piece some[ahead];
 #pragma unroll
       for (int k = 0; k < ahead; ++k)
-        if (c + k * step < n) fetch(some[k], (c + k * step) * width);
+        if (c + k * step < n) fetch(some[k], constants, (c + k * step) * width);
 #pragma unroll
       for (int k = 0; k < ahead; ++k)
-        if (c + k * step < n) sum += static_cast<double>(elements(some[k], ones, (c + k * step) * width));
+        if (c + k * step < n) sum += static_cast<double>(elements(some[k], (c + k * step) * width));
     }
     return sum;
   }
