@@ -203,7 +203,6 @@ def test_more_than_two_to_the_31():
     assert torchloss.functional.mse_loss(x, torch.zeros_like(x), reduction="sum").item() == 9
 
 
-@pytest.mark.failure(46, 47)
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 2**30 + 5), (2**22 + 3, 513), (2**28 + 3, 9)], ids=str)
 def test_rows_of_more_than_two_to_the_31(shape):

@@ -15,7 +15,7 @@ struct PointLoop {
   using V = Number<S>;
   enum { X, T, W, P, G, H, K, streams };
   static constexpr int outs = order < 2 ? 1 : order, width = kWidth<S>;
-  static constexpr int ahead = order == 3 ? 1 : 2;  // pieces that a thread asks for at once
+  static constexpr int ahead = order == 3 || has_pos_weight<L> ? 1 : 2;  // pieces that a thread asks for at once
 
   __host__ __device__ static constexpr bool reads(int s) {
     return s <= W || (s == P && has_pos_weight<L>) || (s == G && order > 0) || ((s == H || s == K) && order == 3);
