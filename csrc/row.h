@@ -102,19 +102,22 @@ HD V reference(V max) {
   return select(max == Top<V>::lowest(), V(0), max);
 }
 
-// Adds a class with the logit x <= max, seen from reference(max); or, with `below`, one that is known to be less.
-template <bool below = false, class L, class V, int more>
+// Adds a class with the logit x < max, seen from max.
+template <class L, class V, int more>
+HD void add_lower(Part<V, more>& part, const L& loss, V max, V x, const V* in) {
+  const V d = loss.scaled(x - max), e = decay(d);
+  part.top.sum = part.top.sum + e;
+  if constexpr (more > 0) loss.add_more(part.sums, d, e, false, in);
+}
+
+// Adds a class with the logit x <= max, seen from reference(max).
+template <class L, class V, int more>
 HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
   const V d = loss.scaled(x - reference), e = decay(d);
-  if constexpr (below) {
-    part.top.sum = part.top.sum + e;
-    if constexpr (more > 0) loss.add_more(part.sums, d, e, false, in);
-  } else {
-    const auto top = x == reference;
-    part.top.count = part.top.count + select(top, V(1), V(0));
-    part.top.sum = part.top.sum + select(top, V(0), e);
-    if constexpr (more > 0) loss.add_more(part.sums, d, e, top, in);
-  }
+  const auto top = x == reference;
+  part.top.count = part.top.count + select(top, V(1), V(0));
+  part.top.sum = part.top.sum + select(top, V(0), e);
+  if constexpr (more > 0) loss.add_more(part.sums, d, e, top, in);
 }
 
 // The numbers that hold for every row.

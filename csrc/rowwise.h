@@ -1,7 +1,8 @@
 #pragma once
-// The ops of family 2 over two loops that a device gives:
+// The ops of family 2 over loops that a device gives:
 //
 //   Device::rows<Kernel>(RowArgs)    the kernel of losses/*.h over every row: streams in and out, stats, values
+//   Device::rows_and_totals(...)     and the rows' total weight and, if asked for, the values' sum or mean
 //   Device::reduce(...)              sum of the rows' values, in a fixed order, and the total weight of the rows
 //
 // One signature for every loss of the family:
@@ -156,9 +157,11 @@ struct RowLoss {
   // Runs the forward kernel, into the stats too.
   static Tensor value(Call& call, Tensor& values, typename Device::Scratch& terms, void* total) {
     call.place_values(values, terms);
-    Device::template rows<L::template Forward>(call.args);
-    Device::total(call.args, total);
-    return reduced(call, values, total);
+    const bool sum = call.reduction != None && call.rows.classes > 0;
+    Tensor loss = sum ? new_tensor(call.check.input, {}, call.args.dtype) : values;
+    Device::template rows_and_totals<L::template Forward>(call.args, total, sum ? loss.mutable_data_ptr() : nullptr,
+                                                          call.reduction == Mean);
+    return sum ? loss : reduced(call, values, total);
   }
   // The loss and, for a grad of 1, its gradient. What lies between them is not given away.
   static std::tuple<Tensor, Tensor> forward_and_gradient(Tensor input, MaybeTensor target, MaybeTensor weight,

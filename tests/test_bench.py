@@ -66,6 +66,20 @@ def test_a_set_in_other_dtypes_and_directions():
     assert {(c.dtype, c.direction) for c in made} == {(torch.float64, "forward")} and len(made) == 6
 
 
+def test_the_grid_of_a_gpu_has_small_and_huge_rows():
+    made = [c for c in cases.cases(SETS["grid"], ["cuda"]) if c.shape[0] == 4096]
+    assert {c.dtype for c in made} == {torch.float32, torch.bfloat16}
+    assert min(c.shape[1] for c in made) == 10 and max(c.shape[1] for c in made) == 262144
+
+
+def test_large_tensors_repeat_what_was_drawn(monkeypatch):
+    monkeypatch.setattr(cases, "MOST_DRAWN", 100)
+    x, (target,), _ = small(shape=(25, 10)).arguments()
+    assert x.shape == (25, 10) and target.shape == (25,) and len(x.unique()) == 100
+    assert torch.equal(x[:5], x[20:]) and not torch.equal(x[:5], x[5:10])
+    assert len(small("mse_loss", (250,)).arguments()[0].unique()) == 100
+
+
 def test_series_grow_from_100_to_10_to_the_8_elements():
     made = cases.cases(SETS["scaling"], ["cpu", "cuda"])
     for name in {c.series for c in made}:
@@ -94,6 +108,47 @@ def test_what_is_prepared_is_off_the_clock(monkeypatch):
 
     assert harness.turn(Step(takes(1)), 3, "cpu") == 1
     assert harness.turn(Step(takes(1), prepare=takes(50)), 3, "cpu") == 1
+
+
+def test_a_gpu_has_a_clock_of_its_own(monkeypatch):
+    """Here, one that stands still but for the calls: they take 2 ms each, and to prepare one 50."""
+    now = [0.0]
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = now[0]
+
+        def synchronize(self):
+            now[0] += 1000
+
+        def elapsed_time(self, other):
+            return other.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+    def takes(ms):
+        return lambda: now.__setitem__(0, now[0] + ms)
+
+    assert harness.turn(Step(takes(2)), 3, "cuda") == 2e-3
+    before = now[0]
+    assert harness.turn(Step(takes(2), prepare=takes(50)), 3, "cuda") == 2e-3
+    assert now[0] - before == 3 * 52 + 1000
+
+
+def test_the_speed_of_memory_is_measured_with_what_fits(monkeypatch):
+    monkeypatch.setattr(harness, "MOST_COPIED", 1000)
+    seen = []
+    monkeypatch.setattr(harness, "bandwidth_steps", lambda size, _: seen.append(size) or STEPS)
+    monkeypatch.setattr(harness, "interleaved", lambda steps, *_: {name: [2.0] * 9 for name in steps})
+    result = harness.measure(small(), ["torchloss"], seconds=0.01)  # 1088 bytes
+    assert seen == [1000] and result.copy_gbs == pytest.approx(1000 / 2 / 1e6)
+    assert result.limit_ms == pytest.approx(2.0 * (result.read_bytes + result.write_bytes) / 1000)
+
+
+STEPS = {"copy": Step(lambda: None), "read": Step(lambda: None)}
 
 
 def test_garbage_is_collected_off_the_clock():
@@ -249,7 +304,7 @@ def test_the_compiled_rival(row):
 def made(ms=(1.0, 1.1, 1.2, 1.3), eager=(2.0, 2.1, 2.2, 2.3), **machine):
     """A record of one case."""
     result = harness.Result("case", "", "case", [8], "float32", "cpu", "both", "", 2, 100, 50)
-    result.limit_ms = 0.5
+    result.limit_ms, result.copy_gbs = 0.5, 1e-4
     result.entries = [
         harness.Entry("torchloss", ms=list(ms), value_error=1e-8),
         harness.Entry("eager", ms=list(eager), gradient_error=float("nan")),
@@ -277,7 +332,7 @@ def test_the_file_holds_everything(tmp_path):
 def test_the_table(monkeypatch, capsys):
     result = made(ms=scaled(2)).results[0]
     ours, theirs, liger, limit = report.lines(result)
-    assert ours == ("case", "torchloss", "2.4 (2.2..2.6)", "1.00", "4.80", "6.25e-05", "", "1e-08", "")
+    assert ours == ("case", "torchloss", "2.4 (2.2..2.6)", "1.00", "4.80", "6.25e-05", "62%", "", "1e-08", "")
     assert theirs[3] == "0.92" and report.losing(result, theirs) and not report.losing(result, ours)
     assert limit[1:3] == ("limit", "0.5") and not report.losing(result, liger)
     assert [line[0] for line in report.lines(result)] == ["case", "8 float32", "cpu both, 2 threads", ""]
@@ -371,7 +426,7 @@ def test_the_machine():
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"set": "huge"}, "--set: 'huge' is none of quick, main, all, scaling"),
+        ({"set": "huge"}, "--set: 'huge' is none of quick, main, all, scaling, grid, big, small"),
         ({"dtype": "int8"}, "--dtype: 'int8'"),
         ({"device": "tpu"}, "--device"),
         ({"direction": "backward"}, "--direction"),
@@ -408,6 +463,14 @@ def test_files_that_cannot_be_compared(text, says, tmp_path):
 
 def run(*arguments, folder=None):
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300, cwd=folder)
+
+
+def test_no_case_is_begun_after_the_time(monkeypatch, capsys):
+    clock = iter([0, 1, 100, 200])
+    monkeypatch.setattr(command, "monotonic", lambda: next(clock))
+    command.bench(command.Options("quick", "cross_entropy", "cpu", seconds=0.01, minutes=1, rivals="torchloss"))
+    printed = capsys.readouterr().out
+    assert "out of time: 2 of 3 cases" in printed and "8x10" in printed
 
 
 def test_the_command(monkeypatch, capsys, tmp_path):

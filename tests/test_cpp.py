@@ -14,7 +14,7 @@ CSRC = HERE.parent / "csrc"
 COMPILER = shlex.split(os.environ.get("CXX") or "g++")
 FLAGS = ["-std=c++20", "-O2", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", "-pthread"]
 LEVELS = ("default", "avx2", "avx512")
-PROGRAMS = ("test_parts", "test_math")
+PROGRAMS = ("test_parts", "test_math", "test_walk")
 
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C++ compiler: set CXX")
 
@@ -86,6 +86,11 @@ MISTAKES = {
     "log1p of the rounded 1 + x": ("test_math", "cpu/lanes.h", "(u, lost / u,", "(u, L(0) * lost,"),
     "expm1 loses the sign of 0": ("test_math", "cpu/lanes.h", "return select(x == L(0), x, y + y);", "return y + y;"),
     "log of a subnormal": ("test_math", "cpu/lanes.h", "tiny.i & -shift", "tiny.i & (1 - shift)"),
+    "a slot too few": ("test_walk", "cuda/walk.h", "place + chunk < slots ?", "place + 2 * chunk < slots ?"),
+    "the second reading begins elsewhere": ("test_walk", "cuda/walk.h", "last % kGroups * chunk", "0"),
+    "a piece is not waited for": ("test_walk", "cuda/walk.h", "ring.commit();\n      place", "place"),
+    "an edge read twice": ("test_walk", "cuda/walk.h", "e < head ? e : e + pieces", "e <= head ? e : e + pieces"),
+    "a target of another thread": ("test_walk", "cuda/walk.h", "c / width : j", "c : j"),
     "a digit of exp_excess": ("test_math", "math.h", "4.166673660e-2f", "4.166773660e-2f"),
 }
 

@@ -25,6 +25,13 @@ struct Cpu {
     }
   }
 
+  template <template <class> class K>
+  static void rows_and_totals(const RowArgs& a, void* weights, void* loss, bool mean) {
+    rows<K>(a);
+    total(a, weights);
+    if (loss) reduce(a, mean ? weights : nullptr, loss);
+  }
+
   template <template <class> class L, int order>
   static bool pointwise(const PointArgs& a) {
     return a.dtype == ScalarType::Double ? run_points<L, order, double>(a) : run_points<L, order, float>(a);

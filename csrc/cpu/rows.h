@@ -227,7 +227,10 @@ struct RowLoop {
     for (int64_t i = begin; i < end; ++i) {
       V x[in];
       for (int s = 0; s < in; ++s) x[s] = v[s][i];
-      add<below>(few, loss, from, logits[i], x);
+      if constexpr (below)
+        add_lower(few, loss, from, logits[i], x);
+      else
+        add(few, loss, from, logits[i], x);
     }
     if constexpr (tail) keep(few, live);
     add_kept(part, lost, few);

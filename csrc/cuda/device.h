@@ -21,7 +21,17 @@ struct Cuda {
   template <template <class> class K>
   static void rows(const RowArgs& args) {
     const DeviceGuard guard(args.device);
-    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<typename Compute<S>::type>>(args); });
+    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<Number<S>>>(args); });
+  }
+
+  // And the total weight of the rows and, if loss is not nullptr, the sum or the mean of their values.
+  template <template <class> class K>
+  static void rows_and_totals(const RowArgs& args, void* total, void* loss, bool mean) {
+    const DeviceGuard guard(args.device);
+    const RowTotals totals{compute_type(args.dtype), args.dtype, total, loss, mean};
+    dispatch_floating(args.dtype, [&]<class S>() {
+      if (!run_rows<S, K<Number<S>>>(args, totals)) sum_rows(args, totals);
+    });
   }
 
   template <template <class> class L, int order>
@@ -32,7 +42,6 @@ struct Cuda {
   }
 
   static void prepare(const Tensor&) {}
-  static void total(const RowArgs& args, void* total);
   static void reduce(const RowArgs& args, const void* total, void* loss);
 };
 

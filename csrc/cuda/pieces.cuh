@@ -1,47 +1,109 @@
 #pragma once
-// 16 bytes of a stream, the most that a thread moves at once.
+// 16 bytes of a stream, the most that a thread moves at once, and the numbers in them.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#include "narrow.cuh"
 
 namespace torchloss {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 
 template <class S>
 constexpr int kWidth = 16 / sizeof(S);
 
-__host__ __device__ inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+__host__ __device__ inline uintptr_t misalignment(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16; }
 
 template <class S>
-__device__ __forceinline__ void load16(S (&v)[kWidth<S>], const S* p) {
-  const uint4 bits = __ldg(reinterpret_cast<const uint4*>(p));
-  memcpy(v, &bits, 16);
+__device__ __forceinline__ uint4 load16(const S* p) {
+  return __ldg(reinterpret_cast<const uint4*>(p));
 }
 
 template <class S>
-__device__ __forceinline__ void store16(S* p, const S (&v)[kWidth<S>]) {
-  uint4 bits;
-  memcpy(&bits, v, 16);
+__device__ __forceinline__ void store16(S* p, const uint4& bits) {
   *reinterpret_cast<uint4*>(p) = bits;
 }
 
-// v[i] = p[i stride], at once where that is possible.
-template <int N, class S>
-__device__ __forceinline__ void load(S (&v)[N], const S* p, int64_t stride) {
-  if constexpr (N == kWidth<S>) {
-    if (stride == 1 && aligned(p)) return load16(v, p);
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i, p += stride) v[i] = *p;
+// From global into shared memory, past the registers: the copy goes on while the thread does something else. The thread
+// that asked may read what came when it has waited for it.
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ void bring16(unsigned to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ uint4 brought16(unsigned from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+// What was asked for since the last call is a group.
+__device__ __forceinline__ void brought_together() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int latest>
+__device__ __forceinline__ void wait_for_all_but() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(latest) : "memory");
 }
 
-template <int N, class S>
-__device__ __forceinline__ void store(S* p, int64_t stride, const S (&v)[N]) {
-  if constexpr (N == kWidth<S>) {
-    if (stride == 1 && aligned(p)) return store16(p, v);
+template <class S>
+__device__ __forceinline__ Number<S> widened(S x) {
+  return static_cast<typename Compute<S>::type>(x);
+}
+template <class S>
+__device__ __forceinline__ S narrowed(Number<S> x) {
+  return static_cast<S>(static_cast<typename Compute<S>::type>(x));
+}
+
+// Number i, a constant, of the 16 bytes: an instruction, where the compiler would take bfloat16s apart with two.
+template <class S>
+__device__ __forceinline__ Number<S> number(const uint4& bits, int i) {
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    const unsigned pair = i < 2 ? bits.x : i < 4 ? bits.y : i < 6 ? bits.z : bits.w;
+    return __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
+  } else {
+    S numbers[kWidth<S>];
+    memcpy(numbers, &bits, 16);
+    return widened(numbers[i]);
   }
+}
+
+// The numbers, rounded to S, side by side; those of 16 bits in pairs.
+template <class S>
+__device__ __forceinline__ uint4 packed(const Number<S> (&x)[kWidth<S>]) {
+  uint4 bits;
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    __nv_bfloat162 pairs[4];
 #pragma unroll
-  for (int i = 0; i < N; ++i, p += stride) *p = v[i];
+    for (int i = 0; i < 4; ++i) pairs[i] = __floats2bfloat162_rn(x[2 * i].v, x[2 * i + 1].v);
+    memcpy(&bits, pairs, 16);
+  } else if constexpr (std::is_same_v<S, Half>) {
+    __half2 pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(x[2 * i].v, x[2 * i + 1].v);
+    memcpy(&bits, pairs, 16);
+  } else {
+    memcpy(&bits, x, 16);
+  }
+  return bits;
+}
+
+// A number in all places.
+template <class S>
+__device__ __forceinline__ uint4 filled(S x) {
+  S numbers[kWidth<S>];
+#pragma unroll
+  for (S& number : numbers) number = x;
+  uint4 bits;
+  memcpy(&bits, numbers, 16);
+  return bits;
 }
 
 }  // namespace torchloss

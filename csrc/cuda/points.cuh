@@ -1,9 +1,9 @@
 #pragma once
 // CUDA's loop over elements, for the jets of the pointwise losses.
 //
-// Where every stream is a run of memory, or one number for all, a thread takes 16 bytes of each at once; the rest, and
-// streams in another order, go one by one. Several neighbours are added in the compute type, the rest of a sum in
-// double.
+// Where every stream is a run of memory, or one number for all, a thread asks for several pieces of 16 bytes of each
+// before it looks at the first; the rest, and streams in another order, go one by one. The numbers of a piece are added
+// in the compute type, the rest of a sum in double.
 #include "../pointwise.h"
 #include "pieces.cuh"
 #include "sums.cuh"
@@ -12,9 +12,10 @@ namespace torchloss {
 
 template <template <class> class L, int order, class S>
 struct PointLoop {
-  using V = typename Compute<S>::type;
+  using V = Number<S>;
   enum { X, T, W, P, G, H, K, streams };
-  static constexpr int outs = order < 2 ? 1 : order;
+  static constexpr int outs = order < 2 ? 1 : order, width = kWidth<S>;
+  static constexpr int ahead = order == 3 || has_pos_weight<L> ? 1 : 2;  // pieces that a thread asks for at once
 
   __host__ __device__ static constexpr bool reads(int s) {
     return s <= W || (s == P && has_pos_weight<L>) || (s == G && order > 0) || ((s == H || s == K) && order == 3);
@@ -32,7 +33,7 @@ struct PointLoop {
   __host__ __device__ static bool constant(const PointStream& p) { return !p.data || p.layout.n == 0; }
 
   static bool in_runs(const PointArgs& args) {
-    const auto run = [](const PointStream& p) { return p.layout.contiguous() && aligned(p.data); };
+    const auto run = [](const PointStream& p) { return p.layout.contiguous() && misalignment(p.data) == 0; };
     for (int s = 0; s < streams; ++s)
       if (reads(s) && !constant(stream(args, s)) && !run(stream(args, s))) return false;
     for (int k = 0; k < outs; ++k)
@@ -45,27 +46,76 @@ struct PointLoop {
 
   __device__ explicit PointLoop(const PointArgs& args) : args(args), loss(make_loss<L, V>(args.parameter)) {}
 
-  // N elements from the i-th on; gives the sum of their out[0].
-  template <int N>
-  __device__ V elements(int64_t i) const {
-    S in[streams][N], out[outs][N];
+  // What several threads read of one number for all.
+  __device__ S one(const PointStream& p) const {
+    return p.data ? *static_cast<const S*>(p.data) : narrowed<S>(V(p.fill));
+  }
+
+  // 16 bytes of every stream that is read.
+  struct Piece {
+    uint4 bits[streams];
+  };
+
+  __device__ void fetch(Piece& piece, const Piece& constants, int64_t i) const {
 #pragma unroll
-    for (int s = 0; s < streams; ++s)
-      if (reads(s)) fetch(in[s], stream(args, s), i);
-    V sum = V(0);
+    for (int s = 0; s < streams; ++s) {
+      const PointStream& p = stream(args, s);
+      if (reads(s)) piece.bits[s] = constant(p) ? constants.bits[s] : load16(static_cast<const S*>(p.data) + i);
+    }
+  }
+
+  // The elements from the i-th on; gives the sum of their out[0].
+  __device__ V elements(const Piece& piece, int64_t i) const {
+    V out[outs][width], sum = V(0);
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
+    for (int j = 0; j < width; ++j) {
       V x[streams], result[outs];
 #pragma unroll
-      for (int s = 0; s < streams; ++s) x[s] = reads(s) ? static_cast<V>(in[s][j]) : V(0);
+      for (int s = 0; s < streams; ++s) x[s] = reads(s) ? number<S>(piece.bits[s], j) : V(0);
       element(x, result);
       sum = sum + result[0];
 #pragma unroll
-      for (int k = 0; k < outs; ++k) out[k][j] = static_cast<S>(result[k]);
+      for (int k = 0; k < outs; ++k) out[k][j] = result[k];
     }
 #pragma unroll
     for (int k = 0; k < outs; ++k)
-      if (args.out[k].data) place(args.out[k], i, out[k]);
+      if (args.out[k].data) store16(static_cast<S*>(args.out[k].data) + i, packed<S>(out[k]));
+    return sum;
+  }
+
+  // One element, in whatever order the streams lie.
+  __device__ V element(int64_t i) const {
+    V x[streams], out[outs];
+#pragma unroll
+    for (int s = 0; s < streams; ++s) {
+      const PointStream& p = stream(args, s);
+      x[s] = !reads(s) ? V(0) : widened(constant(p) ? one(p) : static_cast<const S*>(p.data)[p.layout.offset(i)]);
+    }
+    element(x, out);
+#pragma unroll
+    for (int k = 0; k < outs; ++k) {
+      const PointStream& p = args.out[k];
+      if (p.data) static_cast<S*>(p.data)[p.layout.offset(i)] = narrowed<S>(out[k]);
+    }
+    return out[0];
+  }
+
+  // Pieces c, c + step, c + 2 step ... of n.
+  __device__ double pieces(int64_t c, int64_t step, int64_t n) const {
+    Piece constants;
+#pragma unroll
+    for (int s = 0; s < streams; ++s)
+      if (reads(s) && constant(stream(args, s))) constants.bits[s] = filled(one(stream(args, s)));
+    double sum = 0;
+    for (; c < n; c += ahead * step) {
+      Piece some[ahead];
+#pragma unroll
+      for (int k = 0; k < ahead; ++k)
+        if (c + k * step < n) fetch(some[k], constants, (c + k * step) * width);
+#pragma unroll
+      for (int k = 0; k < ahead; ++k)
+        if (c + k * step < n) sum += static_cast<double>(elements(some[k], (c + k * step) * width));
+    }
     return sum;
   }
 
@@ -74,7 +124,7 @@ struct PointLoop {
     const V w = x[W];
     if constexpr (order == 0) {
       out[0] = w * j.value;
-      if constexpr (has_domain<L>) out[0] = select(L<V>::outside(x[X], x[T]) == V(0), out[0], kNaN<V>);
+      if constexpr (has_domain<L>) out[0] = select(L<V>::outside(x[X], x[T]) == V(0), out[0], V(kNaN<Scalar<V>>));
     } else {
       const V c = x[G] * V(args.scale) * w;
       if constexpr (order < 3) out[0] = c * j.dx;
@@ -87,43 +137,22 @@ struct PointLoop {
       }
     }
   }
-
-  template <int N>
-  __device__ void fetch(S (&v)[N], const PointStream& p, int64_t i) const {
-    const S* data = static_cast<const S*>(p.data);
-    if (constant(p)) {
-      const S x = data ? *data : static_cast<S>(static_cast<V>(p.fill));
-#pragma unroll
-      for (S& place : v) place = x;
-    } else if constexpr (N == 1) {
-      v[0] = data[p.layout.offset(i)];
-    } else {
-      load16(v, data + i);
-    }
-  }
-
-  template <int N>
-  __device__ void place(const PointStream& p, int64_t i, const S (&v)[N]) const {
-    S* data = static_cast<S*>(p.data);
-    if constexpr (N == 1)
-      data[p.layout.offset(i)] = v[0];
-    else
-      store16(data + i, v);
-  }
 };
 
 constexpr int kPointThreads = 256;
 
 template <template <class> class L, int order, class S>
-__global__ void __launch_bounds__(kPointThreads, 3)
-    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink sink) {
-  const PointLoop<L, order, S> loop(args);
+__global__ void __launch_bounds__(kPointThreads, order < 2 ? 3 : 2)
+    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink<Total> sink) {
+  using Loop = PointLoop<L, order, S>;
+  const Loop loop(args);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   double sum = 0;
-  for (int64_t c = first; c < pieces; c += step) sum += loop.template elements<kWidth<S>>(c * kWidth<S>);
-  for (int64_t i = pieces * kWidth<S> + first; i < args.n; i += step) sum += loop.template elements<1>(i);
-  if (sink.out) sink.add_block(sum);
+  if (pieces > 0) sum = loop.pieces(first, step, pieces);
+  for (int64_t i = pieces * Loop::width + first; i < args.n; i += step) sum += static_cast<double>(loop.element(i));
+  double sums[] = {sum};
+  if (sink.to.out) sink.add_block(sums);
 }
 
 template <template <class> class L, int order, class S>
@@ -134,7 +163,7 @@ void run_points(const PointArgs& args) {
   const int64_t steps = std::max(pieces, args.n - pieces * kWidth<S>);
   const bool alone = args.sum && steps <= small;
   const int64_t blocks = alone ? 1 : std::min(divide_up(steps, 2 * kPointThreads), most);
-  Sink sink{args.sum, args.dtype, args.scale};
+  Sink<Total> sink{{args.sum, args.dtype, args.scale}};
   const MaybeTensor held = args.sum ? slots(sink, blocks, args.device) : std::nullopt;
   launch(points_kernel<L, order, S>, {blocks, kPointThreads, kPointThreads * sizeof(double)}, args.device, args, pieces,
          sink);

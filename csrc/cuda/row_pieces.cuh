@@ -1,44 +1,55 @@
 #pragma once
-// What a thread reads of a row: pieces of 16 bytes of every stream, those aligned in the first stream, and the classes
-// before and after them one by one. Between two readings of a row, its pieces wait in shared memory, as far as there is
-// room; a thread reads back only what it wrote itself.
+// What a thread reads of a row. Where its streams are runs of memory that lie alike, pieces of 16 bytes, which come
+// through shared memory (walk.h), and before them the few classes at either end; else all classes one by one, several
+// at a time. A thread reads back only what it brought itself, so that nobody waits for others.
 #include "pieces.cuh"
 #include "shape.h"
+#include "walk.h"
 
 namespace torchloss {
 
-// N neighbouring classes.
-template <class S, int in, int N>
-struct Piece {
-  using V = typename Compute<S>::type;
+// 16 bytes of every stream: neighbouring classes.
+template <class S, int in>
+struct Wide {
+  static constexpr int n = kWidth<S>;
   int64_t at;  // the first
-  S numbers[in][N];
+  uint4 bits[in];
 
-  __device__ void of_class(int i, V* x) const {
-#pragma unroll
-    for (int k = 0; k < in; ++k) x[k] = static_cast<V>(numbers[k][i]);
-  }
+  __device__ bool has(int) const { return true; }
+  __device__ Number<S> number(int k, int i) const { return torchloss::number<S>(bits[k], i); }
 };
 
-// What a block's teams need to join their numbers, in units of 16 bytes. The kept pieces lie behind it.
+// Classes one by one, as far as there are.
+template <class S, int in>
+struct Loose {
+  static constexpr int n = 4;
+  const Share& share;
+  const int64_t first;  // of the row's edges
+  S numbers[in][n];
+
+  __device__ bool has(int i) const { return first + i * share.size < share.edges; }
+  __device__ int64_t at(int i) const { return share.edge(first + i * share.size); }
+  __device__ Number<S> number(int k, int i) const { return widened(numbers[k][i]); }
+};
+
+// What a block's teams need to join their numbers, in units of 16 bytes. The slots lie behind it.
 template <class S>
 __host__ __device__ constexpr int room(int threads) {
   return threads * sizeof(typename Compute<S>::type) / 16;
 }
 
-template <class S, int in>
+// `bulk`: somebody looks at the numbers. Else they are all 0, and only their places matter.
+template <class S, int in, bool bulk>
 struct RowPieces {
   static constexpr int width = kWidth<S>;
-  using Wide = Piece<S, in, width>;
 
   const RowStream* streams;
-  const Team team;
-  const int kept;
+  const unsigned chunk;
   const S* from[in];  // the streams' first class in this row
-  int64_t classes;
-  int head;  // classes before the first aligned piece
+  Share share;
 
-  __device__ RowPieces(const RowArgs& args, const Team& team, int kept) : streams(args.in), team(team), kept(kept) {}
+  __device__ RowPieces(const RowArgs& args, const Team& team, unsigned chunk)
+      : streams(args.in), chunk(chunk), share(team.size, team.rank, team.shift()) {}
 
   __device__ void place(int64_t row) {
 #pragma unroll
@@ -47,72 +58,94 @@ struct RowPieces {
   __device__ static S* first_class(const RowStream& stream, int64_t row) {
     return stream.data ? static_cast<S*>(stream.data) + stream.rows.offset(row) : nullptr;
   }
-  __device__ void cut(int64_t n) {
-    classes = n;
-    const int64_t unaligned = -reinterpret_cast<uintptr_t>(from[0]) % 16 / sizeof(S);
-    head = streams[0].class_stride == 1 ? static_cast<int>(min(n, unaligned)) : 0;
+  // Whether the numbers lie as those of the first stream do.
+  __device__ bool alike(const RowStream& stream, const S* numbers) const {
+    return !numbers || (stream.class_stride == 1 && misalignment(numbers) == misalignment(from[0]));
+  }
+  __device__ void cut(int64_t classes, bool outputs_alike) {
+    bool wide = chunk > 0 && outputs_alike;
+#pragma unroll
+    for (int k = 0; k < in; ++k) wide = wide && alike(streams[k], from[k]);
+    share.cut(classes, width, (16 - misalignment(from[0])) % 16 / sizeof(S), wide);
   }
 
-  __device__ auto number(int k, int64_t j) const {
-    using V = typename Compute<S>::type;
-    return from[k] ? static_cast<V>(from[k][j * streams[k].class_stride]) : static_cast<V>(streams[k].fill);
+  __device__ Number<S> number(int k, int64_t j) const {
+    return widened(from[k] ? from[k][j * streams[k].class_stride] : fill(k));
   }
 
-  // Calls f with this thread's pieces. `fresh`: the row has not been read before; `again`: it will be.
-  template <bool fresh, bool again, class F>
-  __device__ void each(const F& f) const {
-    const int64_t pieces = (classes - head) / width;
-    int64_t c = team.rank;
-    Wide piece, next;
-    if (c < pieces) get<fresh, again>(next, c, 0);
-    for (int i = 0; c < pieces; c += team.size, ++i) {
-      piece = next;
-      if (c + team.size < pieces) get<fresh, again>(next, c + team.size, i + 1);  // on its way while f works
+  // Calls f with this thread's pieces; the edges while the first pieces are on their way.
+  template <bool fresh, class F>
+  __device__ __forceinline__ void each(const F& f) const {
+    const Ring<F> ring(*this, f);
+    const Walk walk(ring, share.mine(), chunk);
+    if constexpr (fresh)
+      if (share.pieces > 0) walk.start();
+    each_edge(f);
+    if constexpr (fresh)
+      walk.up();
+    else
+      walk.down();
+  }
+
+  template <class F>
+  __device__ __forceinline__ void each_edge(const F& f) const {
+    for (int64_t first = share.rank; first < share.edges; first += Loose<S, in>::n * share.size) {
+      Loose<S, in> some{share, first};
+#pragma unroll
+      for (int i = 0; i < some.n; ++i)
+        if (some.has(i)) {
+          const int64_t j = some.at(i);
+#pragma unroll
+          for (int k = 0; k < in; ++k) some.numbers[k][i] = one(k, j);
+        }
+      f(some);
+    }
+  }
+
+  __device__ S one(int k, int64_t j) const {
+    if constexpr (!bulk) return static_cast<S>(0.f);
+    return from[k] ? from[k][j * streams[k].class_stride] : fill(k);
+  }
+  __device__ S fill(int k) const { return static_cast<S>(static_cast<float>(streams[k].fill)); }
+
+  // See walk.h.
+  template <class F>
+  struct Ring {
+    const RowPieces& row;
+    const F& f;
+    const S* from[in];        // this thread's first piece
+    const unsigned step;      // numbers between its pieces
+    const unsigned slots;     // in shared memory
+    const unsigned distance;  // bytes from a stream's slot to the next's
+
+    __device__ Ring(const RowPieces& row, const F& f)
+        : row(row),
+          f(f),
+          step(row.share.step()),
+          slots(shared_address(block_memory() + room<S>(blockDim.x) + threadIdx.x)),
+          distance(blockDim.x * 16) {
+#pragma unroll
+      for (int k = 0; k < in; ++k) from[k] = row.from[k] + row.share.first();
+    }
+    __device__ bool there(int k) const { return bulk && (k == 0 || row.from[k]); }
+    __device__ unsigned slot(unsigned place, int k) const { return slots + (place * in + k) * distance; }
+
+    __device__ void ask(unsigned i, unsigned place) const {
+#pragma unroll
+      for (int k = 0; k < in; ++k)
+        if (there(k)) bring16(slot(place, k), from[k] + static_cast<uint64_t>(i) * step);
+    }
+    __device__ void commit() const { brought_together(); }
+    __device__ void wait() const { wait_for_all_but<kGroups - 1>(); }
+    __device__ void use(unsigned i, unsigned place) const {
+      Wide<S, in> piece;
+      piece.at = row.share.first() + static_cast<uint64_t>(i) * step;
+#pragma unroll
+      for (int k = 0; k < in; ++k)
+        piece.bits[k] = there(k) ? brought16(slot(place, k)) : filled(bulk ? row.fill(k) : static_cast<S>(0.f));
       f(piece);
     }
-    const int edges = static_cast<int>(classes - pieces * width);
-    for (int e = team.rank; e < edges; e += team.size) {
-      Piece<S, in, 1> edge;
-      edge.at = e < head ? e : e + pieces * width;
-      fetch(edge);
-      f(edge);
-    }
-  }
-
-  // Piece c of the row, the i-th of this thread.
-  template <bool fresh, bool again>
-  __device__ void get(Wide& piece, int64_t c, int i) const {
-    piece.at = head + c * width;
-    uint4* slot = block_memory() + room<S>(blockDim.x) + i * in * blockDim.x + threadIdx.x;
-    if constexpr (!fresh) {
-      if (i >= kept) return fetch(piece);
-#pragma unroll
-      for (int k = 0; k < in; ++k) memcpy(piece.numbers[k], slot + k * blockDim.x, 16);
-    } else {
-      fetch(piece);
-      if constexpr (again) keep(piece, slot, i);
-    }
-  }
-
-  __device__ void keep(const Wide& piece, uint4* slot, int i) const {
-    if (i >= kept) return;
-#pragma unroll
-    for (int k = 0; k < in; ++k) memcpy(slot + k * blockDim.x, piece.numbers[k], 16);
-  }
-
-  template <int N>
-  __device__ void fetch(Piece<S, in, N>& piece) const {
-#pragma unroll
-    for (int k = 0; k < in; ++k) {
-      const int64_t stride = streams[k].class_stride;
-      if (from[k]) {
-        load(piece.numbers[k], from[k] + piece.at * stride, stride);
-      } else {
-#pragma unroll
-        for (S& number : piece.numbers[k]) number = static_cast<S>(static_cast<float>(streams[k].fill));
-      }
-    }
-  }
+  };
 };
 
 }  // namespace torchloss

@@ -2,18 +2,19 @@
 // CUDA's loop over rows, for the kernels of row.h.
 //
 // A team of threads shares a row (shape.h), each taking its pieces (row_pieces.cuh). The order of a row's additions
-// depends on its size, strides and alignment, never on timing.
+// depends on its size, strides and alignment, never on timing. A grid of one block sums up its rows itself; otherwise
+// another kernel does.
 #include "row_pieces.cuh"
+#include "sums.cuh"
 
 namespace torchloss {
 
 template <class S, class K>
 struct RowLoop {
-  using V = typename Compute<S>::type;
+  using V = Number<S>;
   static constexpr int in = K::in, out = K::out;
-  // So that the numbers of a thread fit in its registers: the most threads of a block, and blocks of a multiprocessor.
-  static constexpr int threads = in * sizeof(V) > 12 ? kThreads / 2 : kThreads;
-  static constexpr int blocks = in * sizeof(V) == 4 ? 2 : 1;
+  // The most threads of a block, so that the numbers of each fit in its registers.
+  static constexpr int threads = in * sizeof(V) == 4 ? kThreads : in * sizeof(V) <= 12 ? kThreads / 2 : kThreads / 4;
   static constexpr bool read_again = (K::tops > 0) + (K::sums > 0) + (K::out > 0) > 1;
 
   const RowArgs& args;
@@ -23,24 +24,25 @@ struct RowLoop {
   V blank = V(0);     // what its outputs are if it does not count
   int64_t y = -1;
   const Team team;
-  RowPieces<S, in> pieces;
+  RowPieces<S, in, K::bulk> pieces;
   S* to[out > 0 ? out : 1];
   K kernel;
 
-  __device__ RowLoop(const RowArgs& args, const Team& team, int kept, int64_t row)
+  __device__ RowLoop(const RowArgs& args, const Team& team, unsigned chunk, int64_t row)
       : args(args),
         r(row < args.rows ? row : args.rows - 1),
         exists(row < args.rows),
         team(team),
-        pieces(args, team, kept) {}
+        pieces(args, team, chunk) {}
 
-  // Every thread of the block calls this, for it joins the numbers of teams.
-  __device__ void run() {
+  // Every thread of the block calls this, for it joins the numbers of teams. The row's value and weight are added to
+  // the totals.
+  __device__ void run(double* totals) {
     start();
     if constexpr (K::tops > 0) fold();
     if constexpr (K::sums > 0) sum();
     if (!exists) return;
-    if (team.rank == 0) finish();
+    if (team.rank == 0) finish(totals);
     if constexpr (out > 0) counts ? map() : blank_out();
   }
 
@@ -48,7 +50,7 @@ struct RowLoop {
     Row<V>& row = kernel.row;
     kernel.params = args.params;
     if (args.grad) {
-      row.grad = static_cast<V>(static_cast<const S*>(args.grad)[r * args.grad_stride]);
+      row.grad = widened(static_cast<const S*>(args.grad)[r * args.grad_stride]);
       if (args.total) row.grad = row.grad / *static_cast<const V*>(args.total);
     }
 #pragma unroll
@@ -58,7 +60,10 @@ struct RowLoop {
     pieces.place(r);
     counts = exists;
     if constexpr (K::targets) aim();
-    pieces.cut(counts ? args.classes : 0);
+    bool alike = true;
+#pragma unroll
+    for (int k = 0; k < out; ++k) alike = alike && pieces.alike(args.out[k], to[k]);
+    pieces.cut(counts ? args.classes : 0, alike);
     if constexpr (requires { kernel.start(); }) kernel.start();
   }
 
@@ -67,10 +72,10 @@ struct RowLoop {
     y = args.target[r];
     const bool ignored = y == args.ignore_index, bad = y < 0 || y >= args.classes;
     counts = exists && !ignored && !bad;
-    blank = ignored ? V(0) : kNaN<V>;
+    blank = ignored ? V(0) : V(kNaN<Scalar<V>>);
     if (!counts) return;
     Row<V>& row = kernel.row;
-    if (args.weight) row.weight = static_cast<V>(static_cast<const S*>(args.weight)[y * args.weight_stride]);
+    if (args.weight) row.weight = widened(static_cast<const S*>(args.weight)[y * args.weight_stride]);
     if constexpr (K::x_at_target) row.x_y = pieces.number(0, y);
     if constexpr (K::h_at_target) row.h_y = pieces.number(1, y);
   }
@@ -78,7 +83,7 @@ struct RowLoop {
   __device__ void fold() {
     Part<V, K::more> first, lost;
     Part<V, 0> second, second_lost;
-    pieces.template each<true, read_again>([&](const auto& piece) {
+    pieces.template each<true>([&](const auto& piece) {
       fold_piece<0>(first, lost, piece);
       if constexpr (K::tops == 2) fold_piece<1>(second, second_lost, piece);
     });
@@ -107,53 +112,68 @@ struct RowLoop {
     kernel.topped(top, more);
   }
 
-  // A piece is summed by itself and then added, keeping what that loses: `lost` is seen from the same maximum.
-  template <int t, int more, int N>
-  __device__ void fold_piece(Part<V, more>& part, Part<V, more>& lost, const Piece<S, in, N>& piece) const {
-    V x[in];
+  // A piece is summed by itself and then added, keeping what that loses: `lost` is seen from the same maximum. Nearly
+  // every piece is below the maximum so far, and then nobody counts who leads.
+  template <int t, int more, class Piece>
+  __device__ void fold_piece(Part<V, more>& part, Part<V, more>& lost, const Piece& piece) const {
     Part<V, more> local;
-    local.top.max = part.top.max;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      piece.of_class(i, x);
-      local.top.max = larger(x[t], local.top.max);
-    }
-    if (local.top.max > part.top.max) {
-      rebase(kernel, part, local.top.max);
-      rebase(kernel, lost, local.top.max);
-    }
-    const V origin = reference(local.top.max);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      piece.of_class(i, x);
-      add(local, kernel, origin, x[t], x);
+    local.top.max = highest<t>(piece);
+    if (local.top.max < part.top.max) {
+      for_each(piece, [&](int, const V* x) { add_lower(local, kernel, part.top.max, x[t], x); });
+    } else {
+      if (local.top.max > part.top.max) {
+        rebase(kernel, part, local.top.max);
+        rebase(kernel, lost, local.top.max);
+      }
+      const V origin = reference(local.top.max);
+      for_each(piece, [&](int, const V* x) { add(local, kernel, origin, x[t], x); });
     }
     add_kept(part, lost, local);
   }
 
+  template <int t, class Piece>
+  __device__ static V highest(const Piece& piece) {
+    V max = Top<V>::lowest();
+    for_each(piece, [&](int, const V* x) { max = Maximum()(x[t], max); });
+    return max;
+  }
+
+  // Calls f with the place of each class in the piece, and its numbers.
+  template <class Piece, class F>
+  __device__ __forceinline__ static void for_each(const Piece& piece, const F& f) {
+#pragma unroll
+    for (int i = 0; i < piece.n; ++i) {
+      V x[in];
+#pragma unroll
+      for (int k = 0; k < in; ++k) x[k] = piece.number(k, i);
+      if (piece.has(i)) f(i, x);
+    }
+  }
+
   __device__ void sum() {
     V sums[K::sums] = {}, lost[K::sums] = {};
-    pieces.template each<K::tops == 0, (out > 0)>([&](const auto& piece) { sum_piece(sums, lost, piece); });
+    pieces.template each<K::tops == 0>([&](const auto& piece) { sum_piece(sums, lost, piece); });
 #pragma unroll
     for (int k = 0; k < K::sums; ++k) sums[k] = settled(sums[k], lost[k]);
     reduce(team, sums, Plus());
     kernel.summed(sums);
   }
 
-  template <int N>
-  __device__ void sum_piece(V* sums, V* lost, const Piece<S, in, N>& piece) const {
-    V x[in], local[K::sums] = {};
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      piece.of_class(i, x);
-      kernel.add_sums(local, x);
-    }
+  template <class Piece>
+  __device__ void sum_piece(V* sums, V* lost, const Piece& piece) const {
+    V local[K::sums] = {};
+    for_each(piece, [&](int, const V* x) { kernel.add_sums(local, x); });
 #pragma unroll
     for (int k = 0; k < K::sums; ++k) add_kept(sums[k], lost[k], local[k]);
   }
 
-  __device__ void finish() const {
-    if constexpr (K::value_out) static_cast<V*>(args.values)[r] = counts ? kernel.value() : blank;
+  __device__ void finish(double* totals) const {
+    if constexpr (K::value_out) {
+      const V value = counts ? kernel.value() : blank;
+      static_cast<V*>(args.values)[r] = value;
+      totals[0] = static_cast<double>(value);
+      totals[1] = static_cast<double>(counts ? kernel.row.weight : blank);
+    }
     if constexpr (K::stats_out > 0) {
       V stats[K::stats_out];
       kernel.stats(stats);
@@ -164,31 +184,33 @@ struct RowLoop {
   }
 
   __device__ void map() const {
-    pieces.template each<K::tops + K::sums == 0, false>([&](const auto& piece) { map_piece(piece); });
+    pieces.template each<K::tops + K::sums == 0>([&](const auto& piece) { map_piece(piece); });
+    if constexpr (K::targets && requires { kernel.hit(); })
+      if (pieces.share.takes(y)) to[0][y * args.out[0].class_stride] = narrowed<S>(kernel.hit());
   }
 
-  template <int N>
-  __device__ void map_piece(const Piece<S, in, N>& piece) const {
-    S results[out][N];
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      V x[in], result[out];
-      piece.of_class(i, x);
+  template <class Piece>
+  __device__ void map_piece(const Piece& piece) const {
+    V results[out][piece.n];
+    for_each(piece, [&](int i, const V* x) {
+      V result[out];
       kernel.map(result, x);
 #pragma unroll
-      for (int k = 0; k < out; ++k) results[k][i] = static_cast<S>(result[k]);
-    }
-    if constexpr (K::targets && requires { kernel.hit(); }) {
-      const int64_t i_y = y - piece.at;
-      if (i_y >= 0 && i_y < N) {
-        const S hit = static_cast<S>(kernel.hit());
-#pragma unroll
-        for (int i = 0; i < N; ++i) results[0][i] = i == i_y ? hit : results[0][i];
-      }
-    }
+      for (int k = 0; k < out; ++k) results[k][i] = result[k];
+    });
 #pragma unroll
     for (int k = 0; k < out; ++k)
-      if (to[k]) store(to[k] + piece.at * args.out[k].class_stride, args.out[k].class_stride, results[k]);
+      if (to[k]) put(to[k], args.out[k].class_stride, piece, results[k]);
+  }
+
+  __device__ static void put(S* to, int64_t, const Wide<S, in>& piece, const V (&x)[kWidth<S>]) {
+    store16(to + piece.at, packed<S>(x));
+  }
+  template <int n>
+  __device__ static void put(S* to, int64_t stride, const Loose<S, in>& piece, const V (&x)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; ++i)
+      if (piece.has(i)) to[piece.at(i) * stride] = narrowed<S>(x[i]);
   }
 
   __device__ void blank_out() const {
@@ -196,27 +218,34 @@ struct RowLoop {
     for (int k = 0; k < out; ++k)
       if (to[k])
         for (int64_t j = team.rank; j < args.classes; j += team.size)
-          to[k][j * args.out[k].class_stride] = static_cast<S>(blank);
+          to[k][j * args.out[k].class_stride] = narrowed<S>(blank);
   }
 };
 
 template <class S, class K>
-__global__ void __launch_bounds__((RowLoop<S, K>::threads), (RowLoop<S, K>::blocks))
-    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape) {
+__global__ void __launch_bounds__((RowLoop<S, K>::threads), 1)
+    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape,
+                const __grid_constant__ Sink<RowTotals> sink) {
   const int thread = threadIdx.x, warp = thread / kLanes;
-  const Team team{shape.team, (shape.across ? warp : thread) % shape.team, shape.across, block_memory()};
-  const int mine = shape.across ? warp / team.size * kLanes + thread % kLanes : thread / team.size;
-  for (int64_t first = blockIdx.x * shape.rows(); first < args.rows; first += gridDim.x * shape.rows())
-    RowLoop<S, K>(args, team, shape.kept, first + mine).run();
+  const Team team{shape.team, (shape.across ? warp : thread) & (shape.team - 1), shape.across, block_memory()};
+  const int mine = shape.across ? (warp >> team.shift()) * kLanes + thread % kLanes : thread >> team.shift();
+  double totals[2] = {};
+  RowLoop<S, K>(args, team, shape.chunk, blockIdx.x * shape.rows() + mine).run(totals);
+  if constexpr (K::value_out)
+    if (sink.to.total) sink.add_block(totals);
 }
 
+// Whether the rows were few enough for their totals, too.
 template <class S, class K>
-void run_rows(const RowArgs& args) {
-  if (args.rows == 0) return;
-  Shape shape = shape_of(args, kWidth<S>, RowLoop<S, K>::threads);
-  if (RowLoop<S, K>::read_again) shape.kept = pieces_to_keep(args, shape, kWidth<S>, K::in);
-  const size_t shared = 16 * (room<S>(shape.threads) + shape.kept * K::in * shape.threads);
-  launch(rows_kernel<S, K>, {divide_up(args.rows, shape.rows()), shape.threads, shared}, args.device, args, shape);
+bool run_rows(const RowArgs& args, RowTotals totals = {}) {
+  if (args.rows == 0) return false;
+  using Loop = RowLoop<S, K>;
+  const Shape shape = shape_of(args, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
+  const size_t shared = 16 * (room<S>(shape.threads) + kGroups * shape.chunk * K::in * shape.threads);
+  const int64_t blocks = divide_up(args.rows, shape.rows());
+  if (blocks > 1) totals.total = nullptr;
+  launch(rows_kernel<S, K>, {blocks, shape.threads, shared}, args.device, args, shape, Sink<RowTotals>{totals});
+  return totals.total;
 }
 
 }  // namespace torchloss

@@ -1,19 +1,21 @@
 #pragma once
 // A team of threads, and how their numbers become one that all of them hold. The order of the additions depends on the
 // team's size alone, and every member gets the same bits, for both operations commute.
-#include <cuda_runtime.h>
+#include "narrow.cuh"
 
 namespace torchloss {
 
-constexpr int kThreads = 512;  // the most in a block
-constexpr int kLanes = 32;     // of a warp
+constexpr int kThreads = 1024;  // the most in a block
+constexpr int kLanes = 32;      // of a warp
 
-// Either neighbouring threads: a power of two up to a warp, or the whole block. Or, `across`, one lane in each of
-// `size` neighbouring warps, whose other lanes belong to other teams.
+// Either neighbouring threads: a power of two up to a warp, or the whole block, which is one too. Or, `across`, one
+// lane in each of `size` neighbouring warps, whose other lanes belong to other teams.
 struct Team {
   int size, rank;
   bool across;
   void* room;  // in shared memory: a number for each thread of the block
+
+  __device__ int shift() const { return __ffs(size) - 1; }  // log2 of the size
 };
 
 // The block's dynamic shared memory.
@@ -29,11 +31,10 @@ struct Plus {
   }
 };
 
-// Of two numbers that are not NaN.
 struct Maximum {
   template <class V>
   __device__ V operator()(V a, V b) const {
-    return a > b ? a : b;
+    return greater(a, b);
   }
 };
 
@@ -41,7 +42,7 @@ template <int n, class V, class F>
 __device__ __forceinline__ void reduce_lanes(V (&v)[n], int lanes, F f) {
   for (int distance = lanes / 2; distance > 0; distance /= 2) {
 #pragma unroll
-    for (int k = 0; k < n; ++k) v[k] = f(v[k], __shfl_xor_sync(~0u, v[k], distance));
+    for (int k = 0; k < n; ++k) v[k] = f(v[k], from_lane(v[k], distance));
   }
 }
 

@@ -16,6 +16,7 @@ def options(arguments: list[str]) -> Options:
         parser.add_argument(f"--{name}", default=getattr(Options, name))
     parser.add_argument("--quick", dest="set", action="store_const", const="quick")
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     return Options(**vars(parser.parse_args(arguments)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,6 +17,19 @@ Shape = tuple[int, ...]
 DIRECTIONS = ("forward", "both")
 ROWS = {str(loss): loss for loss in LOSSES}
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+MOST_DRAWN = 2**26  # random numbers of a tensor; a larger one repeats them
+
+
+def drawn(make: Callable[[Shape, torch.Generator], Tensor], shape: Shape, g: torch.Generator) -> Tensor:
+    """Random numbers, and the same again below them where the CPU would take minutes to draw them all."""
+    rows = min(shape[0], max(1, MOST_DRAWN // math.prod(shape[1:])))
+    return make((rows, *shape[1:]), g)
+
+
+def repeated(part: Tensor, rows: int) -> Tensor:
+    return part if len(part) == rows else part.repeat(-(-rows // len(part)), *[1] * (part.dim() - 1))[:rows]
 
 
 @dataclass(frozen=True)
@@ -63,15 +76,18 @@ class Case:
     def arguments(self) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """The input, the target if there is one, and the options."""
         g = torch.Generator().manual_seed(0)
-        x, targets = self.loss.input(self.shape, g).to(self.home, self.dtype), []
+        x, targets = self.random(self.loss.input, g), []
         if self.loss.target is index:
             target = torch.randint(self.shape[1], (self.shape[0], *self.shape[2:]), generator=g)
             if self.variant == "ignored":
                 target.view(-1)[::5] = -100
             targets = [target.to(self.home)]
         elif self.loss.target:
-            targets = [self.loss.target(self.shape, g).to(self.home, self.dtype)]
+            targets = [self.random(self.loss.target, g)]
         return x, targets, self.loss.options(self.shape, self.loss.reductions[-2:][0], self.dtype, self.home)
+
+    def random(self, make: Callable[[Shape, torch.Generator], Tensor], g: torch.Generator) -> Tensor:
+        return repeated(drawn(make, self.shape, g).to(self.home, self.dtype), self.shape[0])
 
     def traffic(self, x: Tensor, targets: list[Tensor], options: dict[str, Any]) -> tuple[int, int]:
         """The least bytes that are read and written, forward and backward being two calls with other work between.
@@ -99,6 +115,7 @@ class Set:
     directions: tuple[str, ...] = ("both",)
     rivals: tuple[str, ...] = ("torchloss", "eager", "compile", "liger", "quack", "cce", "apex")
     seconds: float = 1.0
+    exact: float = 7e7  # elements up to which errors are measured: beyond, the reference takes gigabytes and minutes
 
 
 def grid(rows: Iterable[str], shapes: Iterable[Shape], *dtypes: torch.dtype, **fields: str) -> Iterator[Case]:
@@ -155,7 +172,40 @@ SCALING = Set(
     rivals=("torchloss", "eager"),
 )
 
-SETS = {"quick": QUICK, "main": MAIN, "all": ALL, "scaling": SCALING}
+# What a GPU is judged by. Each takes minutes, most of them for torch.compile.
+CLASSES = (10, 100, 1000, 4096, 8192, 32000, 50257, 128256, 262144)
+GRID = Set(
+    tuple(
+        case
+        for case in grid(INDEX, [(n, v) for n in (4096, 32768) for v in CLASSES], BF16, F32)
+        if case.elements * case.dtype.itemsize <= 9e9
+    ),
+    rivals=("torchloss", "eager", "compile", "liger", "quack", "apex"),
+    seconds=0.5,
+    exact=5e6,
+)
+BIG = Set(
+    (
+        *grid([*OPTIONS, *OF_ROWS], [(4096, 32000)], F32, BF16),
+        *grid(OPTIONS, [(4096, 128256)], F32, BF16),
+        *grid(OF_POINTS, [(10**8,)], F32, BF16),
+    ),
+    rivals=("torchloss", "eager", "compile"),
+    seconds=0.5,
+    exact=5e6,
+)
+SMALL = Set(
+    (
+        *grid(INDEX, [(8, 10), (128, 1000), (1024, 10), (65536, 10), (512, 4096)], F32, BF16),
+        *grid(["softmax", "log_softmax", "kl_div_with_logits"], [(8, 10), (128, 1000)], F32),
+        *grid(OF_POINTS, [(64,), (10_000,)], F32),
+    ),
+    directions=DIRECTIONS,
+    rivals=("torchloss", "eager", "compile"),
+    seconds=0.3,
+)
+
+SETS = {"quick": QUICK, "main": MAIN, "all": ALL, "scaling": SCALING, "grid": GRID, "big": BIG, "small": SMALL}
 
 
 def cases(

@@ -6,19 +6,17 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import torch
 
 from torchloss.arguments import Refusal, devices_of, dtypes_of, file_in_folder
 from torchloss.bench import harness
 from torchloss.bench.cases import DIRECTIONS, SETS, Case, cases
-from torchloss.bench.harness import Result
 from torchloss.bench.machine import machine
 from torchloss.bench.record import Record
 from torchloss.bench.report import show
 from torchloss.bench.rivals import RIVALS
-
-EXACT_UP_TO = 7e7  # elements: beyond, the reference in float64 would take gigabytes
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Options:
     seconds: float = 0.0
     json: Path | None = None
     svg: Path | None = None
+    minutes: float = 0.0  # after which no other case is begun
 
 
 def bench(options: Options) -> None:
@@ -55,7 +54,8 @@ def bench(options: Options) -> None:
         require_matplotlib()
     record = Record(machine(devices))
     try:
-        run(record, todo, threads, (rivals, bool(options.rivals)), options.seconds or chosen.seconds)
+        limits = (options.seconds or chosen.seconds, chosen.exact, 60 * options.minutes)
+        run(record, todo, threads, (rivals, bool(options.rivals)), limits)
     except KeyboardInterrupt:
         print("interrupted: what follows is what was measured before", file=sys.stderr)
     finish(record, options)
@@ -77,24 +77,24 @@ def finish(record: Record, options: Options) -> None:
         print(f"drawn in {options.svg}")
 
 
-def run(record: Record, todo: list[Case], threads: list[int], rivals: tuple, seconds: float) -> None:
+def run(record: Record, todo: list[Case], threads: list[int], rivals: tuple, limits: tuple) -> None:
     """Measures every case with every number of threads, a GPU's with the first alone."""
     names, asked = rivals
-    before = torch.get_num_threads()
+    seconds, exact, most = limits
+    before, start = torch.get_num_threads(), monotonic()
     todo = [(n, case) for n in threads for case in todo if case.device == "cpu" or n == threads[0]]
     try:
         for done, (n, case) in enumerate(todo):
+            if most and monotonic() - start > most:
+                print(f"out of time: {len(todo) - done} of {len(todo)} cases are not measured, from {case} on")
+                break
             torch.set_num_threads(n)
             progress(f"{done + 1}/{len(todo)} {case}")
-            record.results.append(one(case, [r for r in names if asked or runs_on(r, case.device)], seconds))
+            mine = [r for r in names if asked or runs_on(r, case.device)]
+            record.results.append(harness.quietly(harness.measure, case, mine, seconds, case.elements <= exact))
     finally:
         torch.set_num_threads(before)
         progress("")
-
-
-def one(case: Case, rivals: list[str], seconds: float) -> Result:
-    errors = case.elements <= EXACT_UP_TO
-    return harness.quietly(harness.measure, case, rivals, seconds, errors)
 
 
 def runs_on(rival: str, device: str) -> bool:

@@ -8,11 +8,12 @@ from itertools import zip_longest
 from torchloss.bench.harness import Entry, Result
 from torchloss.bench.record import Record
 
-COLUMNS = ("case", "rival", "ms", "ratio", "x limit", "GB/s", "peak MB", "value", "gradient")
+COLUMNS = ("case", "rival", "ms", "ratio", "x limit", "GB/s", "of copy", "peak MB", "value", "gradient")
 QUIET = 0.2  # processors that others may use
 TITLE = (
     "ms: median (quartiles). ratio: a rival's time over torchloss's. limit: the least bytes at the memory's speed in\n"
-    "the same rounds. GB/s: those bytes in the time taken. peak: memory above what was live. errors: against float64"
+    "the same rounds. GB/s: those bytes in the time taken; of copy: relative to a copy's. peak: memory above what was\n"
+    "live. errors: against float64"
 )
 
 
@@ -29,12 +30,14 @@ def cells(result: Result, entry: Entry) -> tuple[str, ...]:
     if not entry.ms:
         return (entry.rival, "not measured", *[""] * (len(COLUMNS) - 3))
     ours = result.entry("torchloss")
+    speed = (result.read_bytes + result.write_bytes) / entry.median / 1e6
     return (
         entry.rival,
         spread(entry.ms),
         f"{entry.median / ours.median:.2f}" if ours else "",
         f"{entry.median / result.limit_ms:.2f}",
-        f"{(result.read_bytes + result.write_bytes) / entry.median / 1e6:.3g}",
+        f"{speed:.3g}",
+        f"{speed / result.copy_gbs:.0%}" if result.copy_gbs else "",
         "" if entry.peak_bytes is None else f"{entry.peak_bytes / 1e6:.3g}",
         error(entry.value_error),
         error(entry.gradient_error),
@@ -47,7 +50,7 @@ def lines(result: Result) -> list[tuple[str, ...]]:
     names = [result.name, f"{'x'.join(map(str, result.shape))} {result.dtype}", where]
     rivals = [cells(result, entry) for entry in result.entries]
     memory = f"copy {result.copy_gbs:.3g}, read {result.read_gbs:.3g}"
-    rivals.append(("limit", f"{result.limit_ms:.3g}", "", "", memory, "", "", ""))
+    rivals.append(("limit", f"{result.limit_ms:.3g}", "", "", memory, "", "", "", ""))
     empty = ("",) * (len(COLUMNS) - 1)
     return [(name or "", *(line or empty)) for name, line in zip_longest(names, rivals)]
 
