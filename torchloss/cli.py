@@ -59,7 +59,9 @@ def demo(
 
 def bench(
     context: typer.Context,
-    set: Annotated[str, typer.Option(help="Which cases: quick, main, all or scaling.")] = "main",
+    set: Annotated[
+        str, typer.Option(help="Which cases: quick, main, all, scaling; for GPUs grid, big, small.")
+    ] = "main",
     quick: Annotated[bool, typer.Option("--quick", help="The same as --set quick: under a minute.")] = False,
     only: Annotated[str, typer.Option(help="Only cases whose name has this text, or matches it as a regex.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, or all: both, side by side, where there is a GPU.")] = "all",
@@ -72,6 +74,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0, help="Time to spend on the rounds of each case.")] = 0.0,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Draw them in this file, too.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Begin no other case after so long; 0: run them all.")] = 0.0,
 ) -> None:
     """Time the losses against torch's and others'. Losing cases are printed too.
 
@@ -82,7 +85,7 @@ def bench(
     from torchloss.bench import command
 
     chosen = "quick" if quick else set
-    command.bench(command.Options(chosen, only, device, dtype, direction, threads, rivals, seconds, json, svg))
+    command.bench(command.Options(chosen, only, device, dtype, direction, threads, rivals, seconds, json, svg, minutes))
 
 
 def compare(
