@@ -6,7 +6,7 @@
 #                                         grid_bfloat16 grid_float32 big small crossover
 #
 # Each step but build and cpu_tests ends within MINUTES (8), of which it prints what it took: a benchmark begins no other
-# case after them, and the other steps are stopped. So on a machine that is lent for ten minutes at a time, build
+# case after them, and the other steps are stopped. So where a job may take ten minutes and no more, build
 # elsewhere (TORCH_CUDA_ARCH_LIST=9.0), carry torchloss/_C*.so, and call the steps one by one with SKIP_BUILD=1.
 #
 # What the steps answer:
