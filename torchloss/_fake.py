@@ -47,15 +47,17 @@ def pointwise(name: str) -> None:
     _register(name, loss, backward, double_backward)
 
 
+def _value(input: Tensor, dim: int, reduction: int) -> tuple[Tensor, list[int]]:
+    """A loss of rows, and the sizes of the dimensions that are not of classes."""
+    rows = [*input.shape[:dim], *input.shape[dim + 1 :]]
+    return input.new_empty(rows if reduction == NONE else ()), rows
+
+
 def rowwise(name: str, saved: Callable[[float], int]) -> None:
     """`saved` tells how many numbers a row's forward pass leaves for its backward pass, given the parameter."""
 
-    def value(input: Tensor, dim: int, reduction: int) -> tuple[Tensor, list[int]]:
-        rows = [*input.shape[:dim], *input.shape[dim + 1 :]]
-        return input.new_empty(rows if reduction == NONE else ()), rows
-
     def loss(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor, Tensor]:
-        out, rows = value(input, dim, reduction)
+        out, rows = _value(input, dim, reduction)
         dtype = torch.promote_types(input.dtype, torch.float32)
         return out, input.new_empty([saved(parameter), *rows], dtype=dtype), input.new_empty((), dtype=dtype)
 
@@ -66,7 +68,7 @@ def rowwise(name: str, saved: Callable[[float], int]) -> None:
     def double_backward(h, k, grad, input, target, weight, stats, total, dim, reduction, *_: Any):
         floating = target is not None and target.is_floating_point()
         grad_target = torch.empty_like(target) if floating else input.new_empty(0)
-        return value(input, dim, reduction)[0], torch.empty_like(input), grad_target
+        return _value(input, dim, reduction)[0], torch.empty_like(input), grad_target
 
     _register(name, loss, backward, double_backward)
 
@@ -75,8 +77,7 @@ def cross_entropy_and_gradient() -> None:
     name = "cross_entropy_and_gradient"
 
     def fake(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor]:
-        rows = [*input.shape[:dim], *input.shape[dim + 1 :]]
-        return input.new_empty(rows if reduction == NONE else ()), torch.empty_like(input)
+        return _value(input, dim, reduction)[0], torch.empty_like(input)
 
     torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
 
