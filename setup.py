@@ -14,6 +14,7 @@ Environment variables:
 import os
 import shutil
 import site
+import subprocess
 import sys
 import sysconfig
 from glob import glob
@@ -24,7 +25,11 @@ from setuptools import setup
 STABLE_ABI_TARGET = "0x020b000000000000"  # 2.11, one byte per number: the built files work from that release on
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no abi3
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wall"]
-CXX_FLAGS += ["-Wno-psabi", *os.environ.get("TORCHLOSS_CXXFLAGS", "").split()]
+CXX_FLAGS += ["-Wno-psabi"]
+if "clang" not in subprocess.run([os.environ.get("CXX", "c++"), "--version"], capture_output=True, text=True).stdout:
+    # GCC's: the constants of a loop stay in registers, though a call outside of the loop would overwrite them.
+    CXX_FLAGS += ["-fira-region=all"]
+CXX_FLAGS += os.environ.get("TORCHLOSS_CXXFLAGS", "").split()
 NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
 DEFAULT_ARCHITECTURES = [
     "-gencode=arch=compute_80,code=sm_80",

@@ -55,11 +55,13 @@ STABLE_TORCH_LIBRARY(torchloss, m) {
   define_all(m, Pointwise{});
   define_losses(m, RowLosses{});
   define_maps(m, RowMaps{});
-  // These two are the CPU's, and for callers who keep away from autograd.
-  m.def(
-      "cross_entropy_and_gradient(Tensor input, Tensor? target, Tensor? weight, int dim, int reduction, "
-      "int ignore_index, float label_smoothing) -> (Tensor, Tensor)");
-  m.def(
-      "cross_entropy_backward_(Tensor grad, Tensor(a!) input, Tensor? target, Tensor? weight, Tensor stats, "
-      "Tensor total, int dim, int reduction, int ignore_index, float label_smoothing) -> ()");
+  // These are the CPU's, and for callers who keep away from autograd.
+  const std::string config = "int dim, int reduction, int ignore_index, float label_smoothing)";
+  const std::string saved = "Tensor? target, Tensor? weight, Tensor stats, Tensor total, ";
+  m.def(("cross_entropy_and_gradient(Tensor input, Tensor? target, Tensor? weight, " + config +
+         " -> (Tensor, Tensor, Tensor, Tensor)")
+            .c_str());
+  m.def(("cross_entropy_backward_into(Tensor(a!) grad_input, Tensor grad, Tensor input, " + saved + config + " -> ()")
+            .c_str());
+  m.def(("cross_entropy_backward_(Tensor grad, Tensor(a!) input, " + saved + config + " -> ()").c_str());
 }

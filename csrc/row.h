@@ -102,22 +102,24 @@ HD V reference(V max) {
   return select(max == Top<V>::lowest(), V(0), max);
 }
 
-// Adds a class with the logit x < max, seen from max.
+// Adds a class with the logit x < max, seen from max; gives e^(x - max).
 template <class L, class V, int more>
-HD void add_lower(Part<V, more>& part, const L& loss, V max, V x, const V* in) {
+HD V add_lower(Part<V, more>& part, const L& loss, V max, V x, const V* in) {
   const V d = loss.scaled(x - max), e = decay(d);
   part.top.sum = part.top.sum + e;
   if constexpr (more > 0) loss.add_more(part.sums, d, e, false, in);
+  return e;
 }
 
-// Adds a class with the logit x <= max, seen from reference(max).
+// Adds a class with the logit x <= max, seen from reference(max); gives e^(x - reference).
 template <class L, class V, int more>
-HD void add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
+HD V add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
   const V d = loss.scaled(x - reference), e = decay(d);
   const auto top = x == reference;
   part.top.count = part.top.count + select(top, V(1), V(0));
   part.top.sum = part.top.sum + select(top, V(0), e);
   if constexpr (more > 0) loss.add_more(part.sums, d, e, top, in);
+  return e;
 }
 
 // The numbers that hold for every row.
@@ -152,6 +154,7 @@ struct Softmax {
 template <class V>
 struct RowKernel {
   static constexpr int in = 1, out = 0, tops = 0, more = 0, sums = 0, stats_in = 0, stats_out = 0;
+  static constexpr bool keeps = false;        // its map starts from the e^(x - max) of the first Top: map_decayed
   static constexpr bool bulk = true;          // reads its streams, not only what they hold for the target
   static constexpr bool value_out = false;    // gives a value
   static constexpr bool targets = false;      // of class indices: takes row.weight, skips ignored rows, hits one class

@@ -119,6 +119,11 @@ struct RowLoss {
       if constexpr (L::float_target) in(rows.stream(*target_));
     }
     ScalarType compute() const { return compute_type(args.dtype); }
+    Tensor new_stats() {
+      Tensor stats = new_tensor(check.input, rows.stacked(L::template Forward<float>::stats_out), compute());
+      args.stats_out = stats.mutable_data_ptr();
+      return stats;
+    }
     Tensor new_values() { return new_tensor(check.input, rows.shape, compute()); }
     // The rows' values: a result, or the terms of one.
     void place_values(Tensor& values, typename Device::Scratch& terms) {
@@ -148,10 +153,8 @@ struct RowLoss {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    Tensor stats = new_tensor(input, call.rows.stacked(L::template Forward<float>::stats_out), call.compute());
-    Tensor total = new_tensor(input, {}, call.compute()), values;
+    Tensor stats = call.new_stats(), total = new_tensor(input, {}, call.compute()), values;
     typename Device::Scratch terms;
-    call.args.stats_out = stats.mutable_data_ptr();
     return {value(call, values, terms, total.mutable_data_ptr()), stats, total};
   }
   // Runs the forward kernel, into the stats too.
@@ -163,23 +166,23 @@ struct RowLoss {
                                                           call.reduction == Mean);
     return sum ? loss : reduced(call, values, total);
   }
-  // The loss and, for a grad of 1, its gradient. What lies between them is not given away.
-  static std::tuple<Tensor, Tensor> forward_and_gradient(Tensor input, MaybeTensor target, MaybeTensor weight,
-                                                         int64_t dim, int64_t reduction, int64_t ignore_index,
-                                                         double parameter) {
+  // What forward gives and, for a grad of 1, the gradient, in one pass.
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> forward_and_gradient(Tensor input, MaybeTensor target,
+                                                                         MaybeTensor weight, int64_t dim,
+                                                                         int64_t reduction, int64_t ignore_index,
+                                                                         double parameter) {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    typename Device::Scratch stats, total, terms;
-    call.args.stats_out = stats.reserve(input, L::template Forward<float>::stats_out * call.args.rows, call.compute());
-    void* sum = total.reserve(input, 1, call.compute());
-    Tensor values, grad_input = fresh_like<Device>(input);
-    const Tensor loss = value(call, values, terms, sum);
+    Tensor stats = call.new_stats(), total = new_tensor(input, {}, call.compute()), values;
+    Tensor grad_input = fresh_like<Device>(input);
+    typename Device::Scratch terms;
+    Device::total(call.args, total.mutable_data_ptr());
+    if (reduction == Mean) call.args.total = total.const_data_ptr();
+    call.place_values(values, terms);
     call.args.out[0] = call.rows.stream(grad_input);
-    call.args.stats_in = call.args.stats_out;
-    if (reduction == Mean) call.args.total = sum;
-    Device::template rows<L::template Backward>(call.args);
-    return {loss, grad_input};
+    Device::template rows<L::template ForwardAndGradient>(call.args);
+    return {reduced(call, values, total.const_data_ptr()), stats, total, grad_input};
   }
 
   static std::tuple<Tensor, Tensor> backward(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,
@@ -205,17 +208,21 @@ struct RowLoss {
     return {grad_input, grad_target};
   }
 
-  // The gradient in place of the input. A loop may write a class when it has read it, and the target's at the start.
-  static void backward_inplace(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats,
-                               Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index, double parameter) {
+  // The gradient into a tensor that is there, which may be the input itself: a loop may write a class when it has read
+  // it, and the target's at the start.
+  static void backward_into(Tensor grad_input, Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,
+                            Tensor stats, Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index,
+                            double parameter) {
     Call call(input, target, weight, dim, reduction, ignore_index, parameter);
-    STD_TORCH_CHECK(!overlaps(input), L::name, ": cannot write over logits of which several share a place in memory");
+    call.check.tensor(grad_input, "grad_input", sizes(input));
+    STD_TORCH_CHECK(!overlaps(grad_input), L::name,
+                    ": cannot write to a tensor of which several share a place in memory");
     Tensor keep;
     call.saved(grad, stats, total, keep);
     Device::check_targets(call.args);  // before anything is lost
     call.in(call.rows.stream(input));
     call.inputs(input, target, weight);
-    call.args.out[0] = call.args.in[0];
+    call.args.out[0] = call.rows.stream(grad_input);
     Device::template rows<L::template Backward>(call.args);
   }
 
@@ -277,10 +284,15 @@ struct CrossEntropyOps {
     return (smoothing == 0 ? Plain::backward : Smooth::backward)(grad, input, target, weight, stats, total, dim,
                                                                  reduction, ignore_index, smoothing, target_grad);
   }
+  static void backward_into(Tensor grad_input, Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,
+                            Tensor stats, Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index,
+                            double smoothing) {
+    (smoothing == 0 ? Plain::backward_into : Smooth::backward_into)(grad_input, grad, input, target, weight, stats,
+                                                                    total, dim, reduction, ignore_index, smoothing);
+  }
   static void backward_inplace(Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight, Tensor stats,
                                Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index, double smoothing) {
-    (smoothing == 0 ? Plain::backward_inplace : Smooth::backward_inplace)(grad, input, target, weight, stats, total,
-                                                                          dim, reduction, ignore_index, smoothing);
+    backward_into(input, grad, input, target, weight, stats, total, dim, reduction, ignore_index, smoothing);
   }
   static auto double_backward(MaybeTensor h, MaybeTensor k, Tensor grad, Tensor input, MaybeTensor target,
                               MaybeTensor weight, Tensor stats, Tensor total, int64_t dim, int64_t reduction,

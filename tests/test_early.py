@@ -1,12 +1,13 @@
-"""Small problems of cross_entropy, whose gradient is taken in the forward pass: the same as in the backward pass."""
+"""The gradient of cross_entropy that is taken in the forward pass: the same as in the backward pass."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import torchloss
 import torchloss.functional as T
 from torchloss.autograd import CrossEntropyFunction
-from torchloss.autograd.early import LARGEST, is_final
+from torchloss.autograd.early import may_be_given
 
 SMALL, Y = (6, 7), torch.tensor([0, 3, 6, 1, 5, 2])
 OPTIONS = ({}, {"weight": torch.linspace(0.5, 2, 7)}, {"label_smoothing": 0.2}, {"ignore_index": 3})
@@ -21,7 +22,7 @@ def logits(dtype=torch.float32):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the early Function ran, and how often it had to compute the gradient after all."""
+    """How often the early Function ran, and how often it left the gradient to the usual Function."""
     made, counts = CrossEntropyFunction.early, {"forward": 0, "late": 0}
     apply, run_next = made.apply, CrossEntropyFunction.run_next
 
@@ -38,16 +39,18 @@ def calls(monkeypatch):
     return counts
 
 
-@pytest.fixture
-def never(monkeypatch):
-    """Switches it off while called."""
+@pytest.fixture(autouse=True)
+def default_again():
+    yield
+    torchloss.set_early_gradient()
 
-    def call(step):
-        with monkeypatch.context() as patch:
-            patch.setattr(CrossEntropyFunction, "early", None)
-            return step()
 
-    return call
+def never(step):
+    """Takes it with the early gradient switched off."""
+    torchloss.set_early_gradient(0)
+    result = step()
+    torchloss.set_early_gradient()
+    return result
 
 
 def gradient(x, times=None, **options):
@@ -61,25 +64,78 @@ def gradient(x, times=None, **options):
 @pytest.mark.parametrize("reduction", ("mean", "sum"))
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o), "plain"))
 @pytest.mark.parametrize("times", (None, 0.3, -1.0, 0.0))
-def test_the_same_bits(times, options, reduction, dtype, calls, never):
+def test_the_same_bits(times, options, reduction, dtype, calls):
     options = {k: v.to(dtype) if k == "weight" else v for k, v in options.items()}
     x = logits(dtype)
     got = gradient(x, times, reduction=reduction, **options)
-    assert calls == {"forward": 1, "late": times is not None}
+    assert calls == {"forward": 1, "late": 0}
     expected = never(lambda: gradient(x, times, reduction=reduction, **options))
-    assert calls["forward"] == 1
+    assert calls == {"forward": 1, "late": 1}
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)
 
 
-def test_the_gradient_is_handed_on_without_a_copy(calls):
+ROWS, CLASSES = 20, 5003  # five chunks of the widest vectors and a tail
+LAYOUTS = {
+    "rows": lambda x: x,
+    "columns": lambda x: x.t().contiguous().t(),
+    "a slice": lambda x: torch.cat((x, x), 1)[:, ::2],
+    "an image": lambda x: x.reshape(4, 5, CLASSES).movedim(2, 1).contiguous(),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o), "plain"))
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_long_rows_whose_maximum_rises(layout, options, dtype):
+    """The exponentials of the first chunks are seen from another maximum than the last ones."""
+    rise = (
+        torch.linspace(0, 12, CLASSES, dtype=torch.float64) * torch.linspace(-1, 1, ROWS, dtype=torch.float64)[:, None]
+    )
+    noise = torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = layout(rise + noise).to(dtype)
+    y = torch.arange(ROWS) * 250
+    options = {k: torch.linspace(0.5, 2, CLASSES).to(dtype) if k == "weight" else v for k, v in options.items()}
+    if "ignore_index" in options:
+        y[::3] = options["ignore_index"]
+    y = y.reshape(x.shape[0], *x.shape[2:])
+
+    def step():
+        leaf = x.detach().requires_grad_()
+        T.cross_entropy(leaf, y, reduction="sum", **options).backward()
+        return leaf.grad
+
+    # |d| <= 40, so that x - max is off by 2 u of it; smoothing takes a difference, which is as exact as its terms.
+    eps = torch.finfo(dtype).eps
+    bound = (
+        {"rtol": eps, "atol": torch.finfo(dtype).tiny * eps} if dtype.itemsize == 2 else {"rtol": 40 * eps, "atol": 0}
+    )
+    if "label_smoothing" in options:
+        bound["atol"] = eps / CLASSES
+    torch.testing.assert_close(step(), never(step), **bound)
+
+
+def test_rows_too_long_to_keep():
+    x, y = torch.randn(2, 300_001), torch.tensor([5, 300_000])
+
+    def step():
+        leaf = x.clone().requires_grad_()
+        T.cross_entropy(leaf, y).backward()
+        return leaf.grad
+
+    assert torch.equal(step(), never(step))
+
+
+@pytest.mark.parametrize("times", (1, 0.3))
+def test_the_gradient_is_handed_on_without_a_copy(times, calls):
     x = logits().requires_grad_()
-    loss = T.cross_entropy(x, Y)
-    early = loss.grad_fn.saved_tensors[-1]
+    loss = T.cross_entropy(x, Y) * times
+    early = loss.grad_fn.next_functions[0][0].saved_tensors[-1]
     place = early.data_ptr()
     del early
     loss.backward()
     assert x.grad.data_ptr() == place
+    torch.testing.assert_close(x.grad, never(lambda: gradient(logits(), times)[1]), rtol=0, atol=0)
 
 
 def test_a_kept_graph_gives_a_fresh_gradient_each_time(calls):
@@ -125,16 +181,26 @@ def test_checkpointed(calls):
     assert calls["forward"] == 2
 
 
-def test_only_where_a_backward_pass_of_a_small_problem_may_follow(calls):
+def test_only_where_a_backward_pass_may_follow(calls):
     x = logits().requires_grad_()
     T.cross_entropy(x.detach(), Y)
     T.cross_entropy(x, Y, reduction="none")
     with torch.no_grad():
         T.cross_entropy(x, Y)
     torch.func.grad(T.cross_entropy)(x, Y)
-    T.cross_entropy(torch.zeros(LARGEST // 256 + 1, 256, requires_grad=True), torch.zeros(LARGEST // 256 + 1).long())
+    torchloss.set_early_gradient(x.numel() - 1)
+    T.cross_entropy(x, Y)
     assert calls["forward"] == 0
+    torchloss.set_early_gradient(x.numel())
     T.cross_entropy(torch.nn.Parameter(x), Y)
+    assert calls["forward"] == 1
+
+
+@pytest.mark.parametrize("most, error", ((-1, ValueError), (1e6, TypeError), (True, TypeError), ("all", TypeError)))
+def test_a_wrong_setting_changes_nothing(most, error, calls):
+    with pytest.raises(error, match="set_early_gradient: expected a number of logits"):
+        torchloss.set_early_gradient(most)
+    T.cross_entropy(logits().requires_grad_(), Y)
     assert calls["forward"] == 1
 
 
@@ -149,7 +215,7 @@ def test_compiled_autograd():
 
 
 def test_a_one_that_is_not_a_plain_tensor_is_not_looked_at():
-    assert not is_final(torch.nn.Parameter(torch.ones(())))
+    assert not may_be_given(torch.nn.Parameter(torch.ones(())))
 
 
 def test_a_bad_target_raises_and_leaves_no_gradient():

@@ -589,7 +589,7 @@ def test_module_warns_as_torch():
 
 def test_every_loss_of_the_package_has_a_module():
     losses = {n for n in vars(torchloss) if isinstance(getattr(torchloss, n), type) and n != "check_targets"}
-    assert losses | {"check_targets", "functional"} == set(torchloss.__all__)
+    assert losses | {"check_targets", "functional", "set_early_gradient"} == set(torchloss.__all__)
     assert losses == {*MODULES, "Entropy", "SoftmaxEntropy", "KLDivWithLogits"}
 
 

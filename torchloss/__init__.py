@@ -7,6 +7,7 @@
 
 from torchloss import _library, functional  # noqa: F401  (first of all the compiled operators)
 from torchloss._targets import check_targets
+from torchloss.autograd.early import set_early_gradient
 from torchloss.modules import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -45,4 +46,5 @@ __all__ = [
     "SoftmaxEntropy",
     "check_targets",
     "functional",
+    "set_early_gradient",
 ]

@@ -53,7 +53,7 @@ def _value(input: Tensor, dim: int, reduction: int) -> tuple[Tensor, list[int]]:
     return input.new_empty(rows if reduction == NONE else ()), rows
 
 
-def rowwise(name: str, saved: Callable[[float], int]) -> None:
+def _loss_of_rows(saved: Callable[[float], int]) -> Callable:
     """`saved` tells how many numbers a row's forward pass leaves for its backward pass, given the parameter."""
 
     def loss(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,6 +61,10 @@ def rowwise(name: str, saved: Callable[[float], int]) -> None:
         dtype = torch.promote_types(input.dtype, torch.float32)
         return out, input.new_empty([saved(parameter), *rows], dtype=dtype), input.new_empty((), dtype=dtype)
 
+    return loss
+
+
+def rowwise(name: str, saved: Callable[[float], int]) -> None:
     def backward(grad, input, target, *_: Any) -> tuple[Tensor, Tensor]:
         target_grad = _[-1]
         return torch.empty_like(input), torch.empty_like(target) if target_grad else input.new_empty(0)
@@ -70,14 +74,14 @@ def rowwise(name: str, saved: Callable[[float], int]) -> None:
         grad_target = torch.empty_like(target) if floating else input.new_empty(0)
         return _value(input, dim, reduction)[0], torch.empty_like(input), grad_target
 
-    _register(name, loss, backward, double_backward)
+    _register(name, _loss_of_rows(saved), backward, double_backward)
 
 
-def cross_entropy_and_gradient() -> None:
-    name = "cross_entropy_and_gradient"
+def cross_entropy_and_gradient(saved: Callable[[float], int]) -> None:
+    name, loss = "cross_entropy_and_gradient", _loss_of_rows(saved)
 
-    def fake(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor]:
-        return _value(input, dim, reduction)[0], torch.empty_like(input)
+    def fake(input: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return *loss(input, *args), torch.empty_like(input)
 
     torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
 

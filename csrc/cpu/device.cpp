@@ -45,8 +45,10 @@ void total_of(const RowArgs& a, T* total) {
   }
   double sum = 0;
   if (a.weight) {
-    for (int64_t r = 0; r < a.rows; ++r)
-      if (a.target[r] != a.ignore_index) sum += read<T>(a.weight, a.dtype, a.target[r] * a.weight_stride);
+    for (int64_t r = 0; r < a.rows; ++r) {  // perhaps before the targets were checked
+      const int64_t y = a.target[r];
+      if (y != a.ignore_index && y >= 0 && y < a.classes) sum += read<T>(a.weight, a.dtype, y * a.weight_stride);
+    }
   } else {
     int64_t count = 0;
     MultiIsa<CountRows>::run(&a, &count);

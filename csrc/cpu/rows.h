@@ -6,13 +6,12 @@
 // A row is read in chunks that stay in the L1 cache: first for the maximum, then for the sums. Across, the numbers of a
 // group of rows are first brought together (stage.h), and those of the results taken apart at the end.
 #include "../rowwise.h"
+#include "kept.h"
 #include "lanes.h"
 #include "move.h"
 #include "stage.h"
 
 namespace torchloss {
-
-constexpr int kChunk = 64;  // vectors
 
 template <template <class> class K, class T, int bytes>
 struct RowLoop {
@@ -40,9 +39,10 @@ struct RowLoop {
   Staged stage;
   Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
   alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
+  Kept<V, Loss::keeps> kept;
 
   HD RowLoop(const RowArgs& a, bool across, int64_t width)
-      : a(a), across(across), stage(a, across ? width : 0, Loss::bulk) {
+      : a(a), across(across), stage(a, across ? width : 0, Loss::bulk), kept(a, across, plain(a.out[0])) {
     loss.params = a.params;
     if (a.grad && !a.grad_stride) grad = V(read<T>(a.grad, a.dtype, 0));
     for (int s = 0; s < in; ++s) V(a.in[s].fill).store(constant[s]);
@@ -64,9 +64,9 @@ struct RowLoop {
   }
   HD bool bulk(int s) const { return Loss::bulk && a.in[s].data; }
   HD Place direct(const RowStream& s, int64_t first) const {
-    const bool plain = a.dtype == own_type<T>() && s.class_stride == 1;
-    return {plain ? static_cast<T*>(s.data) + s.rows.offset(first) : nullptr, L};
+    return {plain(s) ? static_cast<T*>(s.data) + s.rows.offset(first) : nullptr, L};
   }
+  HD bool plain(const RowStream& s) const { return a.dtype == own_type<T>() && s.class_stride == 1; }
 
   HD void tile(int64_t first, int rows_) {
     row = first, rows = rows_;
@@ -166,18 +166,21 @@ struct RowLoop {
   HD void run(const RowStream& s, int64_t first, int64_t n, T* buffer) {
     move_run<T, store>(s.data, a.dtype, at(s, 0, first), s.class_stride, n, buffer);
   }
-  HD void views(View* v, int64_t first, int64_t vectors) {
-    for (int s = 0; s < in; ++s) v[s] = view(s, first, vectors);
+  HD void views(View* v, int64_t first, int64_t vectors, int from = 0) {
+    for (int s = from; s < in; ++s) v[s] = view(s, first, vectors);
   }
 
   HD void fold() {
     Part<V, Loss::more> part, lost;
     Part<V, 0> second, second_lost;
+    int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n);
-      fold_chunk<tail>(part, lost, v, v[0], n, live, first == 0);
-      if constexpr (Loss::tops > 1) fold_chunk<tail>(second, second_lost, v, v[1], n, live, first == 0);
+      fold_chunk<tail, Loss::keeps>(part, lost, v, v[0], n, live, first);
+      if constexpr (Loss::keeps)
+        if (kept.any()) kept.from[chunk++] = part.top.max;
+      if constexpr (Loss::tops > 1) fold_chunk<tail, false>(second, second_lost, v, v[1], n, live, first);
     });
     settle(part, lost);
     if constexpr (Loss::tops > 1) settle(second, second_lost);
@@ -191,9 +194,9 @@ struct RowLoop {
 
   // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum. Along a row, the lanes
   // share one maximum. Few vectors hold a logit that reaches it, and only among those few it is looked for.
-  template <bool tail, int more>
+  template <bool tail, bool keeps, int more>
   HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live,
-                     bool first) {
+                     int64_t first) {
     V largest = Top<V>::lowest(), of_few[kChunk / kFew];
     for (int64_t i = 0; i < n;) {
       V here = Top<V>::lowest();
@@ -202,12 +205,17 @@ struct RowLoop {
         here = larger(tail ? select(live, logits[i], Top<V>::lowest()) : logits[i], here);
       slot = here, largest = larger(here, largest);
     }
-    raise(part, lost, larger(largest, part.top.max), first);
+    raise(part, lost, larger(largest, part.top.max), first == 0);
+    Place keep{};
+    if constexpr (keeps) {
+      keep = kept_place(first, tail);
+      if (!tail && kept.row) will_write(a.out[0], first, n * L);
+    }
     for (int64_t i = 0; i < n; i += kFew) {
       if ((of_few[i / kFew] < part.top.max).all())
-        sum_few<tail, true>(part, lost, v, logits, i, std::min(n, i + kFew), live);
+        sum_few<tail, true, keeps>(part, lost, v, logits, i, std::min(n, i + kFew), live, keep);
       else
-        sum_few<tail, false>(part, lost, v, logits, i, std::min(n, i + kFew), live);
+        sum_few<tail, false, keeps>(part, lost, v, logits, i, std::min(n, i + kFew), live, keep);
     }
   }
   template <int more>
@@ -219,18 +227,16 @@ struct RowLoop {
     else
       rebase(loss, part, lost, max);
   }
-  template <bool tail, bool below, int more>
+  template <bool tail, bool below, bool keeps, int more>
   HD void sum_few(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t begin, int64_t end,
-                  Mask live) {
+                  Mask live, Place here) {
     const V from = reference(part.top.max);
     Part<V, more> few;
     for (int64_t i = begin; i < end; ++i) {
       V x[in];
       for (int s = 0; s < in; ++s) x[s] = v[s][i];
-      if constexpr (below)
-        add_lower(few, loss, from, logits[i], x);
-      else
-        add(few, loss, from, logits[i], x);
+      const V e = below ? add_lower(few, loss, from, logits[i], x) : add(few, loss, from, logits[i], x);
+      if constexpr (keeps) e.store(here.p + i * here.step);
     }
     if constexpr (tail) keep(few, live);
     add_kept(part, lost, few);
@@ -270,10 +276,35 @@ struct RowLoop {
     loss.summed(total);
   }
 
+  // The gradient's place comes into the cache while its exponentials are computed.
+  HD void will_write(const RowStream& s, int64_t first, int64_t n) const {
+    if (s.class_stride != 1) return;
+    constexpr int64_t line = 64;
+    const char* p = static_cast<const char*>(element(s.data, a.dtype, at(s, 0, first)));
+    const int64_t size = n * (a.dtype == own_type<T>() ? sizeof(T) : 2);
+    for (int64_t i = 0; i < size; i += line) __builtin_prefetch(p + i, 1, 2);
+  }
+
+  // Where the exponentials of a chunk are between fold and map.
+  HD Place kept_place(int64_t first, bool tail) {
+    const Place& there = out_place[0];
+    if (!kept.any()) return {out_buffer[0], L};
+    if (tail) return {kept.tail, L};
+    if (there.p) return {there.p + first * (across ? there.step : 1), there.step};
+    return {kept.row.get() + first, L};
+  }
+
   HD void map(Mask live) {
+    if constexpr (Loss::keeps)
+      if (kept.any()) return map_chunks<true>(live);
+    map_chunks<false>(live);
+  }
+  template <bool keeps>
+  HD void map_chunks(Mask live) {
+    int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, Mask, auto tail) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n);
+      views(v, first, n, keeps);
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
@@ -282,10 +313,16 @@ struct RowLoop {
         to[s] = direct ? there.p + first * (across ? there.step : 1) : out_buffer[s];
         step[s] = direct ? there.step : L;
       }
+      Place keep{};
+      V rebased;
+      if constexpr (keeps) keep = kept_place(first, tail), rebased = decay(kept.from[chunk++] - loss.max);
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
-        for (int s = 0; s < in; ++s) x[s] = v[s][i];
-        loss.map(y, x);
+        for (int s = keeps; s < in; ++s) x[s] = v[s][i];
+        if constexpr (keeps)
+          loss.map_decayed(y, V::load(keep.p + i * keep.step) * rebased, x);
+        else
+          loss.map(y, x);
         for (int s = 0; s < out; ++s) (Loss::targets ? only(live, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s)

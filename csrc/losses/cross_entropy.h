@@ -60,8 +60,9 @@ struct CrossEntropy {
       }
       A = A / s;
     }
-    HD void map(V* out, const V* in) const {
-      *out = decay(in[0] - max) * A;
+    HD void map(V* out, const V* in) const { map_decayed(out, decay(in[0] - max), in); }
+    HD void map_decayed(V* out, V e, const V* in) const {
+      *out = e * A;
       if constexpr (smooth) *out = *out - u * in[1];
     }
     HD V hit() const {
@@ -70,6 +71,24 @@ struct CrossEntropy {
       if constexpr (!smooth) return V(0) - w_y * p.q(x_y);
       return u * (this->row.stats[2] * p.p(x_y) - this->row.weight) - V(1 - this->params.smoothing) * w_y * p.q(x_y);
     }
+  };
+
+  // Both in one pass: the gradient needs the exponentials of the loss.
+  template <class V>
+  struct ForwardAndGradient : Forward<V> {
+    static constexpr int out = 1;
+    static constexpr bool keeps = true;
+    Backward<V> gradient;
+
+    HD void topped(const Top<V>* top, const V* sums) {
+      Forward<V>::topped(top, sums);
+      gradient.row = this->row, gradient.params = this->params;
+      this->stats(gradient.row.stats);
+      gradient.start();
+    }
+    HD void map(V* out, const V* in) const { gradient.map(out, in); }
+    HD void map_decayed(V* out, V e, const V* in) const { gradient.map_decayed(out, e, in); }
+    HD V hit() const { return gradient.hit(); }
   };
 
   template <class V>

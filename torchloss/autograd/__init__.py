@@ -32,8 +32,8 @@ BinaryCrossEntropyFunction = pointwise("binary_cross_entropy")
 BinaryCrossEntropyWithLogitsFunction = pointwise("binary_cross_entropy_with_logits")
 
 # Rowwise ones with the count of the numbers that a row leaves for its backward pass.
-CrossEntropyFunction = rowwise("cross_entropy", lambda label_smoothing: 3 if label_smoothing else 2)
-CrossEntropyFunction.early = early(CrossEntropyFunction)
+CrossEntropyFunction = rowwise("cross_entropy", saved := lambda label_smoothing: 3 if label_smoothing else 2)
+CrossEntropyFunction.early = early(CrossEntropyFunction, saved)
 CrossEntropyProbsFunction = rowwise("cross_entropy_probs", lambda _: 4)
 NLLLossFunction = rowwise("nll_loss", lambda _: 0)
 EntropyFunction = rowwise("entropy", lambda _: 0)
