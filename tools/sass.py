@@ -3,9 +3,10 @@
     nvcc -cubin -arch=sm_90 ... -o softmax.cubin csrc/cuda/softmax.cu       (flags: setup.py, and PyTorch's includes)
     python tools/sass.py softmax.cubin [part of a kernel's name]
 
-Needs cuobjdump and c++filt; CUOBJDUMP names another. A line for each innermost loop that moves 16 bytes at a time: of
-the ways through it that move most, the one of the fewest instructions, which leaves out what rarely happens (a new
-maximum) and has every optional stream; how many of them the special function unit does; bytes read and written.
+Needs cuobjdump and c++filt; CUOBJDUMP names another. For each innermost loop that moves 16 bytes at a time, the ways
+through it, those that move most first: with every optional stream, then without. Of the ways that move equally much the
+one of the fewest instructions, which leaves out what rarely happens (a new maximum); how many of them the special
+function unit does; bytes read and written.
 """
 
 import os
@@ -37,24 +38,20 @@ def target(instruction: str) -> int | None:
     return int(found[1], 16) if found else None
 
 
-def usual_turn(code: Code) -> list[str]:
-    """The instructions of the way from the first to the last that moves most, and of these the shortest."""
+def usual_turns(code: Code) -> Iterator[list[str]]:
+    """The instructions of the ways from the first to the last: of those that move equally much, the shortest."""
     place = {address: i for i, (address, _) in enumerate(code)}
-    best: dict[int, list[int]] = {0: [0]}
-
-    def cost(way: list[int]) -> tuple[int, int]:
-        return -sum(bool(WIDE.match(code[i][1])) for i in way), len(way)
-
+    # For each instruction, by how much was moved on the way to it.
+    best: dict[int, dict[int, list[int]]] = {0: {bool(WIDE.match(code[0][1])): [0]}}
     for i, (_, instruction) in enumerate(code[:-1]):
-        if i not in best:
-            continue
         jump = place.get(target(instruction) or -1, -1)
         always = re.match(r"(BRA|EXIT)\b", instruction)
         for after in ([] if always else [i + 1]) + ([jump] if jump > i else []):
-            way = [*best[i], after]
-            if after not in best or cost(way) < cost(best[after]):
-                best[after] = way
-    return [code[i][1] for i in best.get(len(code) - 1, range(len(code)))]
+            moves, ways = bool(WIDE.match(code[after][1])), best.setdefault(after, {})
+            for moved, way in best.get(i, {}).items():
+                if len(way) + 1 < len(ways.get(moved + moves, code * 2)):
+                    ways[moved + moves] = [*way, after]
+    yield from ([code[i][1] for i in way] for _, way in sorted(best.get(len(code) - 1, {}).items(), reverse=True))
 
 
 def loops(code: Code) -> Iterator[list[str]]:
@@ -64,7 +61,8 @@ def loops(code: Code) -> Iterator[list[str]]:
     wide = [(a, b) for a, b in spans if any(WIDE.match(text) for _, text in code[a : b + 1])]
     for a, b in wide:
         if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in wide):
-            yield usual_turn(code[a : b + 1])
+            turns = list(usual_turns(code[a : b + 1]))
+            yield from (turn for turn in turns if moved(turn, "STG") == moved(turns[0], "STG"))
 
 
 def moved(turn: list[str], *kinds: str) -> int:
@@ -82,7 +80,8 @@ def main(cubin: str, part: str = "") -> None:
         for turn in loops(code):
             special = sum("MUFU" in text for text in turn)
             read, written = moved(turn, "LDS", "LDG"), moved(turn, "STG")
-            print(f"  turn of {len(turn)} instructions, {special} special, {read} bytes read, {written} written")
+            if read:
+                print(f"  turn of {len(turn)} instructions, {special} special, {read} bytes read, {written} written")
 
 
 if __name__ == "__main__":
