@@ -16,6 +16,7 @@
 //      stats_in, stats_out   numbers per row that an earlier pass left, or that this one leaves
 //    and a method for each; RowKernel holds the defaults. A device's loop calls, row by row:
 //      add_more, rebase_more and topped;  add_sums and summed;  value and stats;  map, and hit at the class target.
+//    For a class that is `usual`, as nearly all are, a loss may have shorter forms: add_usual and map_usual.
 namespace torchloss {
 
 template <class V>
@@ -105,21 +106,23 @@ HD V reference(V max) {
 // Adds a class with the logit x < max, seen from max; gives e^(x - max).
 template <class L, class V, int more>
 HD V add_lower(Part<V, more>& part, const L& loss, V max, V x, const V* in) {
-  const V d = loss.scaled(x - max), e = decay(d);
-  part.top.sum = part.top.sum + e;
+  const V d = x - max;
+  const auto e = loss.fall(d);
+  part.top.sum = part.top.sum + V(e);
   if constexpr (more > 0) loss.add_more(part.sums, d, e, false, in);
-  return e;
+  return V(e);
 }
 
 // Adds a class with the logit x <= max, seen from reference(max); gives e^(x - reference).
 template <class L, class V, int more>
 HD V add(Part<V, more>& part, const L& loss, V reference, V x, const V* in) {
-  const V d = loss.scaled(x - reference), e = decay(d);
+  const V d = x - reference;
+  const auto e = loss.fall(d);
   const auto top = x == reference;
   part.top.count = part.top.count + select(top, V(1), V(0));
-  part.top.sum = part.top.sum + select(top, V(0), e);
+  part.top.sum = part.top.sum + select(top, V(0), V(e));
   if constexpr (more > 0) loss.add_more(part.sums, d, e, top, in);
-  return e;
+  return V(e);
 }
 
 // The numbers that hold for every row.
@@ -154,6 +157,7 @@ struct Softmax {
 template <class V>
 struct RowKernel {
   static constexpr int in = 1, out = 0, tops = 0, more = 0, sums = 0, stats_in = 0, stats_out = 0;
+  static constexpr int weights = -1;          // which of the streams are class weights, usually absent and then 1
   static constexpr bool keeps = false;        // its map starts from the e^(x - max) of the first Top: map_decayed
   static constexpr bool bulk = true;          // reads its streams, not only what they hold for the target
   static constexpr bool value_out = false;    // gives a value
@@ -162,7 +166,8 @@ struct RowKernel {
   static constexpr bool h_at_target = false;  // wants row.h_y, of in[1]
   Row<V> row;
   RowParams params;
-  HD V scaled(V d) const { return d; }  // a difference of two logits
+  HD V scaled(V d) const { return d; }            // a difference of two logits; only without `more`
+  HD auto fall(V d) const { return falling(d); }  // e to that
   HD void topped(const Top<V>*, const V*) {}
   HD void summed(const V*) {}
 };

@@ -75,7 +75,7 @@ MISTAKES = {
     "no rescaling": ("test_parts", "row.h", "(top.count + top.sum) * f)", "top.count + top.sum)"),
     "the old maximum counted twice": ("test_parts", "row.h", "top.count = select(same, top.count, V(0));", ""),
     "-inf - -inf": ("test_parts", "row.h", "select(max == Top<V>::lowest(), V(0), max)", "max"),
-    "NaN forgotten": ("test_parts", "row.h", "select(top, V(0), e)", "select(d < V(0), e, V(0))"),
+    "NaN forgotten": ("test_parts", "row.h", "select(top, V(0), V(e))", "select(d < V(0), V(e), V(0))"),
     "0 * inf of an empty part": ("test_parts", "losses/cross_entropy.h", "times(sums[1], d)", "sums[1] * d"),
     "the weights not moved": ("test_parts", "losses/cross_entropy.h", "sums[0] = sums[0] + times(mass, d);", ""),
     "a former leader": ("test_parts", "losses/cross_entropy.h", "sums[2] = select(same, sums[2], V(0));", ""),

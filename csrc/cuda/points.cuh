@@ -15,7 +15,10 @@ struct PointLoop {
   using V = Number<S>;
   enum { X, T, W, P, G, H, K, streams };
   static constexpr int outs = order < 2 ? 1 : order, width = kWidth<S>;
-  static constexpr int ahead = order == 3 || has_pos_weight<L> ? 1 : 2;  // pieces that a thread asks for at once
+  // Pieces that a thread asks for at once.
+  __host__ __device__ static constexpr int ahead(bool bare) {
+    return order == 3 || (has_pos_weight<L> && !bare) ? 1 : 2;
+  }
 
   __host__ __device__ static constexpr bool reads(int s) {
     return s <= W || (s == P && has_pos_weight<L>) || (s == G && order > 0) || ((s == H || s == K) && order == 3);
@@ -29,6 +32,8 @@ struct PointLoop {
            : s == H ? args.h
                     : args.k;
   }
+  // A weight: 1 where it is absent.
+  __host__ __device__ static constexpr bool weighs(int s) { return s == W || s == P; }
   // Of n elements or one for all of them.
   __host__ __device__ static bool constant(const PointStream& p) { return !p.data || p.layout.n == 0; }
 
@@ -51,27 +56,39 @@ struct PointLoop {
     return p.data ? *static_cast<const S*>(p.data) : narrowed<S>(V(p.fill));
   }
 
+  // As is usual: no weights, and x and t of n elements. To know it before the loop saves instructions.
+  __device__ bool bare() const { return !args.w.data && !args.p.data && !constant(args.x) && !constant(args.t); }
+
   // 16 bytes of every stream that is read.
+  template <bool bare>
   struct Piece {
     uint4 bits[streams];
+
+    __device__ static constexpr bool holds(int s) { return reads(s) && !(bare && weighs(s)); }
+    __device__ V number(int s, int j) const {
+      return holds(s) ? torchloss::number<S>(bits[s], j) : V(weighs(s) ? 1 : 0);
+    }
   };
 
-  __device__ void fetch(Piece& piece, const Piece& constants, int64_t i) const {
+  template <bool bare>
+  __device__ void fetch(Piece<bare>& piece, const Piece<bare>& constants, int64_t i) const {
 #pragma unroll
     for (int s = 0; s < streams; ++s) {
       const PointStream& p = stream(args, s);
-      if (reads(s)) piece.bits[s] = constant(p) ? constants.bits[s] : load16(static_cast<const S*>(p.data) + i);
+      const bool one = !(bare && s <= T) && constant(p);
+      if (piece.holds(s)) piece.bits[s] = one ? constants.bits[s] : load16(static_cast<const S*>(p.data) + i);
     }
   }
 
   // The elements from the i-th on; gives the sum of their out[0].
-  __device__ V elements(const Piece& piece, int64_t i) const {
+  template <bool bare>
+  __device__ V elements(const Piece<bare>& piece, int64_t i) const {
     V out[outs][width], sum = V(0);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       V x[streams], result[outs];
 #pragma unroll
-      for (int s = 0; s < streams; ++s) x[s] = reads(s) ? number<S>(piece.bits[s], j) : V(0);
+      for (int s = 0; s < streams; ++s) x[s] = piece.number(s, j);
       element(x, result);
       sum = sum + result[0];
 #pragma unroll
@@ -102,18 +119,25 @@ struct PointLoop {
 
   // Pieces c, c + step, c + 2 step ... of n.
   __device__ double pieces(int64_t c, int64_t step, int64_t n) const {
-    Piece constants;
+    if constexpr (has_pos_weight<L>)
+      if (bare()) return pieces<true>(c, step, n);
+    return pieces<false>(c, step, n);
+  }
+  template <bool bare>
+  __device__ double pieces(int64_t c, int64_t step, int64_t n) const {
+    constexpr int many = ahead(bare);
+    Piece<bare> constants;
 #pragma unroll
     for (int s = 0; s < streams; ++s)
-      if (reads(s) && constant(stream(args, s))) constants.bits[s] = filled(one(stream(args, s)));
+      if (constants.holds(s) && constant(stream(args, s))) constants.bits[s] = filled(one(stream(args, s)));
     double sum = 0;
-    for (; c < n; c += ahead * step) {
-      Piece some[ahead];
+    for (; c < n; c += many * step) {
+      Piece<bare> some[many];
 #pragma unroll
-      for (int k = 0; k < ahead; ++k)
+      for (int k = 0; k < many; ++k)
         if (c + k * step < n) fetch(some[k], constants, (c + k * step) * width);
 #pragma unroll
-      for (int k = 0; k < ahead; ++k)
+      for (int k = 0; k < many; ++k)
         if (c + k * step < n) sum += static_cast<double>(elements(some[k], (c + k * step) * width));
     }
     return sum;

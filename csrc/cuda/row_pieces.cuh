@@ -8,15 +8,17 @@
 
 namespace torchloss {
 
-// 16 bytes of every stream: neighbouring classes.
-template <class S, int in>
+// 16 bytes of every stream: neighbouring classes. Those of `ones` are all 1, which takes no instructions.
+template <class S, int in, int ones>
 struct Wide {
   static constexpr int n = kWidth<S>;
   int64_t at;  // the first
   uint4 bits[in];
 
   __device__ bool has(int) const { return true; }
-  __device__ Number<S> number(int k, int i) const { return torchloss::number<S>(bits[k], i); }
+  __device__ Number<S> number(int k, int i) const {
+    return k == ones ? Number<S>(1) : torchloss::number<S>(bits[k], i);
+  }
 };
 
 // Classes one by one, as far as there are.
@@ -38,8 +40,9 @@ __host__ __device__ constexpr int room(int threads) {
   return threads * sizeof(typename Compute<S>::type) / 16;
 }
 
-// `bulk`: somebody looks at the numbers. Else they are all 0, and only their places matter.
-template <class S, int in, bool bulk>
+// `bulk`: somebody looks at the numbers. Else they are all 0, and only their places matter. `weights`: the stream that
+// is usually absent, and then 1; or -1.
+template <class S, int in, bool bulk, int weights>
 struct RowPieces {
   static constexpr int width = kWidth<S>;
 
@@ -138,7 +141,13 @@ struct RowPieces {
     __device__ void commit() const { brought_together(); }
     __device__ void wait() const { wait_for_all_but<kGroups - 1>(); }
     __device__ void use(unsigned i, unsigned place) const {
-      Wide<S, in> piece;
+      if constexpr (weights >= 0)
+        if (!row.from[weights]) return use<weights>(i, place);
+      use<-1>(i, place);
+    }
+    template <int ones>
+    __device__ void use(unsigned i, unsigned place) const {
+      Wide<S, in, ones> piece;
       piece.at = row.share.first() + static_cast<uint64_t>(i) * step;
 #pragma unroll
       for (int k = 0; k < in; ++k)

@@ -24,7 +24,7 @@ struct RowLoop {
   V blank = V(0);     // what its outputs are if it does not count
   int64_t y = -1;
   const Team team;
-  RowPieces<S, in, K::bulk> pieces;
+  RowPieces<S, in, K::bulk, K::weights> pieces;
   S* to[out > 0 ? out : 1];
   K kernel;
 
@@ -133,7 +133,7 @@ struct RowLoop {
 
   template <int t, class Piece>
   __device__ static V highest(const Piece& piece) {
-    V max = Top<V>::lowest();
+    V max = piece.number(t, 0);
     for_each(piece, [&](int, const V* x) { max = Maximum()(x[t], max); });
     return max;
   }
@@ -150,6 +150,14 @@ struct RowLoop {
     }
   }
 
+  // Whether the kernel's shorter formulas serve for all of the piece, as they do for nearly every one.
+  template <class Piece>
+  __device__ bool usual(const Piece& piece) const {
+    bool all = true;
+    for_each(piece, [&](int, const V* x) { all = all & kernel.usual(x); });
+    return all;
+  }
+
   __device__ void sum() {
     V sums[K::sums] = {}, lost[K::sums] = {};
     pieces.template each<K::tops == 0>([&](const auto& piece) { sum_piece(sums, lost, piece); });
@@ -162,7 +170,12 @@ struct RowLoop {
   template <class Piece>
   __device__ void sum_piece(V* sums, V* lost, const Piece& piece) const {
     V local[K::sums] = {};
-    for_each(piece, [&](int, const V* x) { kernel.add_sums(local, x); });
+    bool shorter = false;
+    if constexpr (requires { &K::add_usual; }) {
+      shorter = usual(piece);
+      if (shorter) for_each(piece, [&](int, const V* x) { kernel.add_usual(local, x); });
+    }
+    if (!shorter) for_each(piece, [&](int, const V* x) { kernel.add_sums(local, x); });
 #pragma unroll
     for (int k = 0; k < K::sums; ++k) add_kept(sums[k], lost[k], local[k]);
   }
@@ -191,10 +204,16 @@ struct RowLoop {
 
   template <class Piece>
   __device__ void map_piece(const Piece& piece) const {
+    if constexpr (requires { &K::map_usual; })
+      if (usual(piece)) return map_piece(piece, [&](V* result, const V* x) { kernel.map_usual(result, x); });
+    map_piece(piece, [&](V* result, const V* x) { kernel.map(result, x); });
+  }
+  template <class Piece, class F>
+  __device__ void map_piece(const Piece& piece, const F& f) const {
     V results[out][piece.n];
     for_each(piece, [&](int i, const V* x) {
       V result[out];
-      kernel.map(result, x);
+      f(result, x);
 #pragma unroll
       for (int k = 0; k < out; ++k) results[k][i] = result[k];
     });
@@ -203,7 +222,8 @@ struct RowLoop {
       if (to[k]) put(to[k], args.out[k].class_stride, piece, results[k]);
   }
 
-  __device__ static void put(S* to, int64_t, const Wide<S, in>& piece, const V (&x)[kWidth<S>]) {
+  template <int ones>
+  __device__ static void put(S* to, int64_t, const Wide<S, in, ones>& piece, const V (&x)[kWidth<S>]) {
     store16(to + piece.at, packed<S>(x));
   }
   template <int n>

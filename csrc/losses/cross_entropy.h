@@ -18,11 +18,12 @@ struct CrossEntropy {
   template <class V>
   struct Forward : RowKernel<V> {  // in: x, (w)
     static constexpr int in = smooth ? 2 : 1, tops = 1, more = smooth ? 2 : 0, stats_out = smooth ? 3 : 2;
+    static constexpr int weights = smooth ? 1 : -1;
     static constexpr bool value_out = true, targets = true, x_at_target = true;
     V max, rest, log_s, linear, mass;  // sum_j w_j (x_j - m), sum_j w_j
 
-    template <class M>
-    HD void add_more(V* sums, V d, V, M, const V* in) const {
+    template <class E, class M>
+    HD void add_more(V* sums, V d, const E&, M, const V* in) const {
       sums[0] = sums[0] + in[1] * d;
       sums[1] = sums[1] + in[1];
     }
@@ -47,7 +48,7 @@ struct CrossEntropy {
 
   template <class V>
   struct Backward : RowKernel<V> {  // in: x, (w)
-    static constexpr int in = smooth ? 2 : 1, out = 1, stats_in = smooth ? 3 : 2;
+    static constexpr int in = smooth ? 2 : 1, out = 1, stats_in = smooth ? 3 : 2, weights = smooth ? 1 : -1;
     static constexpr bool targets = true, x_at_target = true;
     V max, rest, s, A, w_y, u;
 
@@ -138,12 +139,12 @@ struct CrossEntropyProbs {
 
   template <class V>
   struct Forward : RowKernel<V> {  // in: x, w, q
-    static constexpr int in = 3, tops = 1, more = 3, stats_out = 4;
+    static constexpr int in = 3, tops = 1, more = 3, stats_out = 4, weights = 1;
     static constexpr bool value_out = true;
     V max, rest, linear, others, leader;  // sum_j a_j (x_j - m); sum of a_j where x_j < m; where x_j = m
 
-    template <class M>
-    HD void add_more(V* sums, V d, V, M top, const V* in) const {
+    template <class E, class M>
+    HD void add_more(V* sums, V d, const E&, M top, const V* in) const {
       const V a_j = a(this->params, in[2], in[1]);
       sums[0] = sums[0] + a_j * d;
       sums[1] = sums[1] + select(top, V(0), a_j);
@@ -165,7 +166,7 @@ struct CrossEntropyProbs {
 
   template <class V, bool target_grad>
   struct BackwardTo : RowKernel<V> {  // in: x, w, q
-    static constexpr int in = 3, out = target_grad ? 2 : 1, stats_in = 4;
+    static constexpr int in = 3, out = target_grad ? 2 : 1, stats_in = 4, weights = 1;
     V max, inverse, tail, log_s, others, leader, kept, uniform;  // 1 / s; rest / s; 1 - eps; eps / C
 
     HD void start() {

@@ -56,16 +56,16 @@ struct SoftmaxEntropy {
     static constexpr bool value_out = true;
     V max, rest, D;
 
-    template <class M>
-    HD void add_more(V* sums, V d, V e, M, const V*) const {
-      *sums = *sums + times(e, d);
+    template <class E, class M>
+    HD void add_more(V* sums, V d, const E& e, M, const V*) const {
+      *sums = *sums + moment(e, d);
     }
     template <class M>
     HD static void rebase_more(V* sums, const Top<V>& top, M, V d, V f) {
-      *sums = f * *sums + times(f, d) * (top.count + top.sum);
+      *sums = f * *sums + times(f, d) * (V(moment_unit<V>) * (top.count + top.sum));
     }
     HD void topped(const Top<V>* top, const V* moment) {
-      max = top->max, rest = top->rest(), D = *moment / (V(1) + rest);
+      max = top->max, rest = top->rest(), D = *moment / (V(moment_unit<V>) * (V(1) + rest));
     }
     HD V value() const { return log1p(rest) - D; }
     HD void stats(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
