@@ -2,11 +2,15 @@
 
 import math
 import shutil
+import warnings
 from itertools import product
 
 import pytest
+import test_exactness as exactness
 import torch
 from emulator import build
+
+from torchloss.autograd import CrossEntropyFunction
 
 pytestmark = [
     pytest.mark.slow,
@@ -141,3 +145,32 @@ def test_pointwise(name, dtype, emulated):
             for target_grad in (False, True):
                 ours, theirs = (getattr(ops, name + "_backward")(grad, *args, target_grad) for ops in (OURS, emulated))
                 same(theirs, ours, dtype, what)
+
+
+@pytest.fixture
+def instead(emulated, monkeypatch):
+    """The emulated ops stand in for the CPU's."""
+    library, space = torch.library.Library("torchloss", "IMPL"), emulated.name
+    monkeypatch.setattr(CrossEntropyFunction, "early", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that these ops are there already
+        for name in torch._C._dispatch_get_all_op_names():
+            if name.startswith(space + "::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):
+                short = name.removeprefix(space + "::")
+                library.impl(short, getattr(emulated, short).default, "CPU", allow_override=True)
+    yield
+    library._destroy()
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", exactness.KINDS)
+@pytest.mark.parametrize("name", exactness.ROWWISE)
+def test_rows_are_exact(name, kind, dtype, instead):
+    exactness.sweep(name, dtype, exactness.KINDS[kind], "cpu", (2, 33, 1000)).report()
+
+
+@each_dtype
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+@pytest.mark.parametrize("target", [0.0, 0.25, 1.0])
+def test_binary_is_exact(target, weight, dtype, instead):
+    exactness.test_binary(target, weight, dtype, "cpu")
