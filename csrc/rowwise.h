@@ -208,8 +208,8 @@ struct RowLoss {
     return {grad_input, grad_target};
   }
 
-  // The gradient into a tensor that is there, which may be the input itself: a loop may write a class when it has read
-  // it, and the target's at the start.
+  // The gradient into a tensor that is there and shares no memory with the input, or is the input itself: a loop may
+  // write a class when it has read it, and the target's at the start.
   static void backward_into(Tensor grad_input, Tensor grad, Tensor input, MaybeTensor target, MaybeTensor weight,
                             Tensor stats, Tensor total, int64_t dim, int64_t reduction, int64_t ignore_index,
                             double parameter) {

@@ -149,20 +149,37 @@ def test_no_memory_of_the_logits_size():
     assert sum(m for m in taken if m > 0) < 64 * 5000
 
 
-OP = torch.ops.torchloss.cross_entropy_backward_.default
-NAMES = [a.name for a in OP._schema.arguments]
+WRITES = {  # over the logits; over another gradient, as for a loss whose early gradient was of another scale
+    torch.ops.torchloss.cross_entropy_backward_.default: "input",
+    torch.ops.torchloss.cross_entropy_backward_into.default: "grad_input",
+}
 
 
-def raw_call(**spoiled):
-    """The arguments of a right call of the op, but for those that are given."""
+def raw_call(op, **spoiled):
+    """The arguments of a right call of the op, but for those that are given; `written` is what it writes."""
     x = logits()
     _, stats, total = torch.ops.torchloss.cross_entropy(x, Y, None, 1, 1, -100, 0.0)
     right = (torch.ones(()), x, Y, None, stats, total, 1, 1, -100, 0.0)
-    return dict(zip(NAMES, right, strict=True)) | spoiled
+    if WRITES[op] == "grad_input":
+        right = (torch.rand(6, 7), *right)
+    names = [a.name for a in op._schema.arguments]
+    return dict(zip(names, right, strict=True)) | {WRITES[op] if k == "written" else k: v for k, v in spoiled.items()}
 
 
-def test_the_op_declares_what_it_writes():
-    torch.library.opcheck(OP, tuple(raw_call().values()), test_utils="test_schema")
+@pytest.mark.parametrize("op", WRITES, ids=str)
+def test_the_op_declares_what_it_writes(op):
+    torch.library.opcheck(op, tuple(raw_call(op).values()), test_utils="test_schema")
+
+
+@pytest.mark.parametrize("op", WRITES, ids=str)
+def test_the_op_writes_the_gradient(op):
+    call = raw_call(op, grad=torch.tensor(0.3))
+    x, y, stats, total = call["input"].clone(), call["target"], call["stats"], call["total"]
+    right, _ = torch.ops.torchloss.cross_entropy_backward(
+        call["grad"], x, y, None, stats, total, 1, 1, -100, 0.0, False
+    )
+    op(**call)
+    assert torch.equal(call[WRITES[op]], right)
 
 
 SPOILED = {
@@ -177,15 +194,19 @@ SPOILED = {
     "another dimension": {"dim": 2},
     "an unknown reduction": {"reduction": 3},
     "integers": {"input": torch.zeros(6, 7, dtype=torch.long)},
-    "expanded logits": {"input": torch.zeros(1, 7).expand(6, 7)},
-    "overlapping logits": {"input": torch.zeros(100).as_strided((6, 7), (6, 1))},
+    "to write to another shape": {"written": torch.zeros(7, 6)},
+    "to write to another dtype": {"written": torch.zeros(6, 7, dtype=torch.float64)},
+    "to write to an expanded tensor": {"written": torch.zeros(1, 7).expand(6, 7)},
+    "to write to an overlapping tensor": {"written": torch.zeros(100).as_strided((6, 7), (6, 1))},
 }
 
 
+@pytest.mark.parametrize("op", WRITES, ids=str)
 @pytest.mark.parametrize("spoiled", SPOILED.values(), ids=SPOILED)
-def test_a_bad_call_writes_nothing(spoiled):
-    call = raw_call(**spoiled)
-    before = call["input"].clone()
+def test_a_bad_call_writes_nothing(spoiled, op):
+    call = raw_call(op, **spoiled)
+    written = call[WRITES[op]]
+    before = written.clone()
     with pytest.raises(RuntimeError):
-        OP(**call)
-    assert torch.equal(call["input"], before)
+        op(**call)
+    assert torch.equal(written, before)

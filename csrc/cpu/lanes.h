@@ -50,13 +50,13 @@ struct Lanes {
     }
     HD bool all() const {  // the lanes are 0 or -1
 #ifdef __x86_64__
-      int signs;
-      if constexpr (bytes == 64 && sizeof(T) == 4) {
-        asm("vpmovd2m %1, %%k1; kmovd %%k1, %0" : "=r"(signs) : "v"(i) : "k1");
-        return signs == 0xffff;
-      } else if constexpr (bytes == 32 && sizeof(T) == 4) {
-        asm("vmovmskps %1, %0" : "=r"(signs) : "x"(i));
-        return signs == 0xff;
+      if constexpr (bytes >= 32 && sizeof(T) == 4) {
+        int signs;
+        if constexpr (bytes == 64)
+          asm("vpmovd2m %1, %%k1; kmovd %%k1, %0" : "=r"(signs) : "v"(i) : "k1");
+        else
+          asm("vmovmskps %1, %0" : "=r"(signs) : "x"(i));
+        return signs == (1 << size) - 1;
       }
 #endif
       int64_t word[bytes / 8], all = -1;
@@ -102,15 +102,17 @@ struct Lanes {
   friend HD Lanes select(Mask m, Lanes yes, Lanes no) { return m.i ? yes.v : no.v; }
   // As in math.h, by the one instruction that does just this, which gcc 12 does not find.
   friend HD Lanes larger(Lanes x, Lanes running) {
-    if constexpr (bytes < 32) return select(x > running, x, running);
 #ifdef __x86_64__
-    V v;
-    if constexpr (sizeof(T) == 4)
-      asm("vmaxps %2, %1, %0" : "=v"(v) : "v"(x.v), "v"(running.v));
-    else
-      asm("vmaxpd %2, %1, %0" : "=v"(v) : "v"(x.v), "v"(running.v));
-    return v;
+    if constexpr (bytes >= 32) {
+      V v;
+      if constexpr (sizeof(T) == 4)
+        asm("vmaxps %2, %1, %0" : "=v"(v) : "v"(x.v), "v"(running.v));
+      else
+        asm("vmaxpd %2, %1, %0" : "=v"(v) : "v"(x.v), "v"(running.v));
+      return v;
+    }
 #endif
+    return select(x > running, x, running);
   }
   friend HD Lanes abs(Lanes x) { return (V)((I)x.v & (I) ~(I)(-0.0 - V{})); }
 
