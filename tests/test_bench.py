@@ -91,12 +91,15 @@ def test_series_grow_from_100_to_10_to_the_8_elements():
 # How it is timed.
 
 
-def test_steps_take_turns():
+@pytest.mark.parametrize("short, turns", ((0, "ab"), (60, "aabb")))
+def test_steps_take_turns(short, turns, monkeypatch):
+    """A short call with one before it that finds the memory as the last of its own kind left it."""
+    monkeypatch.setattr(harness, "SHORT", short)
     order = []
     steps = {name: Step(lambda name=name: order.append(name) or sum(range(300_000))) for name in "ab"}
     times = harness.interleaved(steps, "cpu", seconds=0.01)
     assert len(times["a"]) == len(times["b"]) >= 9
-    assert order == ["a", "b"] * (len(order) // 2)
+    assert "".join(order) == "abab" + turns * len(times["a"])
 
 
 def test_what_is_prepared_is_off_the_clock(monkeypatch):
