@@ -20,7 +20,7 @@ cxx=${CXX:-g++}
 # The package beside the library: in this folder `import torchloss` finds both.
 echo "building in build/asan"
 # -g1 and calls in place of inline checks: the loops are long, and the compiler's time is not linear in them.
-TORCHLOSS_CXXFLAGS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+TORCHLOSS_CXXFLAGS="-O1 -g1 -DTORCHLOSS_ONE_ISA -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 export TORCHLOSS_CXXFLAGS+=" --param asan-instrumentation-with-call-threshold=0"
 # Elements at odd addresses are undefined in C++, but not on the processors that PyTorch runs on: files have such tensors.
 TORCHLOSS_CXXFLAGS+=" -fno-sanitize=alignment"
