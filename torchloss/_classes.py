@@ -119,8 +119,8 @@ def cross_entropy(
             through this loss included, raises a RuntimeError from then on; the logits themselves hold the gradient.
             Not in torch; class indices on the CPU only. Under torch.compile and torch.func it changes nothing.
 
-    Gradients flow to the input, to probabilities, and there also to the weight. Under autocast it runs in float32. On the
-    CPU the gradient at logits of classes is taken in the forward pass: see :func:`torchloss.set_early_gradient`.
+    Gradients flow to the input, to probabilities, and there also to the weight. Under autocast it runs in float32. Of
+    class indices on the CPU the gradient is taken in the forward pass: see :func:`torchloss.set_early_gradient`.
 
     Raises:
         IndexError: on the CPU, a class index out of range (on CUDA the row is NaN; see
