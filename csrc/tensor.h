@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <array>
@@ -68,7 +69,7 @@ inline std::string text(const Sizes& sizes) {
 inline bool in_storage(const Tensor& t) {
   if (t.numel() == 0) return true;
   int64_t bytes = 0, last = t.storage_offset();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &bytes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &bytes));
   const auto size = t.sizes(), stride = t.strides();
   for (size_t d = 0; d < size.size(); ++d) last += (size[d] - 1) * stride[d];
   return last < bytes / static_cast<int64_t>(t.element_size());
@@ -168,12 +169,12 @@ struct Layout {
 // times as long: small losses consist of it.
 inline Tensor new_tensor(const Tensor& like, const Sizes& size, ScalarType dtype) {
   int32_t device = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   Sizes stride(size.size());
   int64_t step = 1;
   for (size_t d = size.size(); d-- > 0; step *= std::max<int64_t>(size[d], 1)) stride[d] = step;
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(size.size()), size.data(), stride.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device, like.get_device_index(), &made));
   return Tensor(made);
