@@ -7,6 +7,8 @@
 #   PYTHON   the interpreter that makes the virtual environment
 #   VENV     the virtual environment. Empty: make none and install nothing, but use PYTHON as it is, which then has torch,
 #            ninja, pytest and so on already:   make test VENV= PYTHON=/path/to/python
+#   HEADERS  the releases of PyTorch against whose headers `make test-abi` compiles; it downloads each
+#   TORCHES  those in which it runs the libraries that are built, downloaded too
 #   WORKERS  how many processes share the tests
 #   CALLS    how many calls `make fuzz` makes, drawn from SEED
 #   ARGS     more arguments for pytest, the demo or the benchmark:   make test ARGS="-k huber -x"
@@ -19,6 +21,7 @@ WORKERS ?= 2
 CALLS ?= 150000
 SEED ?= 0
 TORCHES ?= 2.11.0 2.15.0
+HEADERS ?= 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0
 ARGS ?=
 
 SHELL := bash
@@ -51,7 +54,8 @@ test: build ## run all tests but the slow ones
 test-slow: build ## run the slow tests
 	$(PY) -m pytest -q -n $(WORKERS) -m slow $(ARGS)
 
-test-abi: build ## run a short test of the built libraries in other releases of PyTorch (TORCHES; downloads each)
+test-abi: build ## compile against other releases of PyTorch (HEADERS), and run what is built in some (TORCHES)
+	$(PY) tools/check_headers.py $(HEADERS)
 	@for release in $(TORCHES); do \
 	  $(PY) tools/other_torch.py $$release build/torch-$$release; \
 	  (export PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"; . build/torch-$$release/env.sh; $(PY) tests/smoke.py); \

@@ -44,10 +44,14 @@ def run(*command: object) -> str:
     return result.stdout
 
 
+def pip(command: str, version: str, *options: object) -> None:
+    # Three equal signs: the release as it is named, not a CPU build "+cpu" that pip may also be offered.
+    run(sys.executable, "-m", "pip", command, "-q", "--no-deps", *options, f"torch==={version}")
+
+
 def download(version: str, folder: Path) -> None:
     if not (folder / "torch" / "version.py").exists():
-        # Three equal signs: the release as it is named, not a CPU build "+cpu" that pip may also be offered.
-        run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, f"torch==={version}")
+        pip("install", version, "--target", folder)
 
 
 def wanted_symbols(libraries: list[Path]) -> dict[str, set[str]]:
