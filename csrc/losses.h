@@ -8,6 +8,7 @@
 #include "losses/kl_div.h"
 #include "losses/kl_div_with_logits.h"
 #include "losses/l1.h"
+#include "losses/logit_stats.h"
 #include "losses/mse.h"
 #include "losses/nll.h"
 #include "losses/smooth_l1.h"
@@ -25,7 +26,6 @@ template <class... L>
 struct RowList {};
 
 using RowMaps = RowList<SoftmaxMap, LogSoftmaxMap>;
-using RowLosses =
-    RowList<CrossEntropy<false>, CrossEntropy<true>, CrossEntropyProbs, NLL, Entropy, SoftmaxEntropy, KLDivWithLogits>;
+using RowLosses = RowList<CrossEntropy, CrossEntropyProbs, NLL, Entropy, SoftmaxEntropy, KLDivWithLogits, LogitStats>;
 
 }  // namespace torchloss

@@ -95,7 +95,7 @@ HD T exp_excess(T d) {
 
 // e^x for x <= 0. A vector's (cpu/lanes.h) takes fewer instructions than its exp.
 template <class T>
-HD T decay(T x) {
+HD T exp_nonpositive(T x) {
   return exp(x);
 }
 
@@ -145,23 +145,37 @@ HD float expm1_of_lower(float x) {
   return power * (r * r * p + r) + (power - 1);
 }
 
+// The softcap of a logit, cap tanh u, u = x / cap. With E = e^(-2 |u|) - 1: tanh |u| = -E / (2 + E), exact where u
+// is small.
+template <class V>
+HD V softcapped(V x, V cap) {
+  const V E = expm1_of_lower(V(-2) * abs(x / cap)), t = cap * E / (V(2) + E), y = select(x > V(0), V(0) - t, t);
+  return select(x == x, y, x);
+}
+// And its slope, with e = e^(-2 |u|): 1 - tanh^2 u = 4 e / (1 + e)^2, exact where u is large.
+template <class V>
+HD V softcap_slope(V x, V cap) {
+  const V e = exp_nonpositive(V(-2) * abs(x / cap)), s = V(1) + e;
+  return V(4) * e / (s * s);
+}
+
 // What only the number of 16-bit losses (cuda/narrow.cuh) does otherwise:
-// `falling` is e^d, d <= 0, in a form of which T(..) is the number and raised(..) moment_unit times it;
-// moment is e^d d, in units of 1 / moment_unit.
+// `scaled_exp` is e^d, d <= 0, in a form of which T(..) is the number and scaled_up(..) kExpScale times it;
+// moment is e^d d, in units of 1 / kExpScale.
 template <class T>
 inline constexpr bool rounded_to_16_bits = false;
 template <class T>
-inline constexpr float moment_unit = 1;
+inline constexpr float kExpScale = 1;
 template <class T>
-HD T falling(T d) {
-  return decay(d);
+HD T scaled_exp(T d) {
+  return exp_nonpositive(d);
 }
 template <class T>
-HD T falling(T d, T scale) {
-  return decay(d * scale);
+HD T scaled_exp(T d, T scale) {
+  return exp_nonpositive(d * scale);
 }
 template <class T>
-HD T raised(T e) {
+HD T scaled_up(T e) {
   return e;
 }
 

@@ -5,8 +5,9 @@
     python tests/fuzz.py --seed 0 --only 4711         one call again, told in full
 
 A call is right or wrong by op_rules.py. A wrong one has to raise, with a message of torchloss or of the dispatcher. A
-right one has to return what the same op returns for plain copies of the arguments, in the shapes and dtypes declared.
-Neither may change its arguments, crash or hang. New memory is filled with NaN, to show if it is read.
+right one has to return what the same op returns for plain copies of the arguments, in the shapes and dtypes declared,
+and to write that over what it writes over. Neither may change anything else, crash or hang. New memory is filled with
+NaN, to show if it is read.
 """
 
 import argparse
@@ -23,14 +24,15 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
-from mutations import WILD, mutate
-from op_calls import all_calls, ops
-from op_rules import INDEX, fault, holds, named, of_nothing, results, traced
+from mutations import FLAGS, WILD, mutate
+from op_calls import all_calls, fresh, ops, outcome, written
+from op_rules import INDEX, fault, holds, named, of_nothing, results, split, traced
 from torch import Tensor
 
-from torchloss.testing.losses import DTYPES, LOSSES
+from torchloss.testing.losses import DTYPES, EVERY
 
 SHAPES = ((4, 5), (3,), (1,), (2, 3, 4), (3, 33), (5, 1), (0, 5), (2, 5, 3, 4), (2, 270))
 LEVELS = ("avx512", "avx2", "default")  # of TORCHLOSS_CPU, which a process reads once
@@ -38,10 +40,10 @@ CHUNK = (1000, 10_000)  # calls of one process, at least and at most
 PATIENCE = 60  # seconds for one call
 LARGE = 2**22  # elements; a right call of more is not made, for it may rightly take long
 TAME = (0.5, 2.0)  # parameters of which every loss is finite
-INTEGERS = ("dim", "reduction", "ignore_index", "target_grad")
+CONFIG = ("dim", "reduction", "ignore_index", *FLAGS)
 MESSAGES = re.compile(
     r"torchloss::\w+(\(\))? |Could not run 'torchloss::|There were no tensor arguments to this function"
-    r"|\w+: (expected|the storage of|the target has no gradient|more than)"
+    r"|\w+: (expected|the storage of|the target has no gradient|more than|cannot write to)"
     r"|Target -?\d+ is out of bounds|expected a floating-point dtype|all elements of input and target should be"
     r"|a tensor of more than 12 dimensions|numel: integer multiplication overflow|DefaultCPUAllocator: can't allocate"
 )
@@ -52,25 +54,31 @@ class Call:
 
     def __init__(self, seed: int, index: int):
         rng = random.Random(f"{seed} {index}")
-        loss, dtype, shape = rng.randrange(len(LOSSES)), rng.choice(DTYPES), rng.choice(SHAPES)
-        reduction = rng.choice(LOSSES[loss].reductions)
-        op, args = base_calls(loss, dtype, shape, reduction)[rng.randrange(3)]
-        self.name, self.args, self.done = op._schema.name.removeprefix("torchloss::"), list(args), []
-        self.wild, names = False, [a.name for a in op._schema.arguments]
+        loss, dtype, shape = rng.randrange(len(EVERY)), rng.choice(DTYPES), rng.choice(SHAPES)
+        reduction = rng.choice(EVERY[loss].reductions)
+        op, args = rng.choice(base_calls(loss, dtype, shape, reduction))
+        self.name, self.args = op._schema.name.removeprefix("torchloss::"), list(fresh(op, args))
+        self.over = written(op)
+        self.wild, self.done, arguments = False, [], op._schema.arguments
+        if self.name.endswith("_into") and rng.random() < 0.2:  # over the input, which it may be
+            self.args[0] = self.args[2] = args[2].clone()
         for i in rng.choices(range(len(args)), k=rng.randint(1, 3)):
-            self.spoil(i, names[i], next(a for a in args if isinstance(a, Tensor)), rng)
+            self.spoil(i, arguments[i], next(a for a in args if isinstance(a, Tensor)), rng)
         if rng.random() < 0.02:
             self.args = [a.to("meta") if isinstance(a, Tensor) and dense(a) else a for a in self.args]
 
-    def spoil(self, i: int, name: str, like: Tensor, rng: random.Random) -> None:
+    def spoil(self, i: int, argument: Any, like: Tensor, rng: random.Random) -> None:
         try:
             if isinstance(self.args[i], Tensor) and (self.args[i].numel() > LARGE or not holds(self.args[i])):
                 return  # torch itself would take for ever, or crash, at it
-            self.args[i], what = mutate(name, self.args[i], like, rng)
+            value, what = mutate(argument, self.args[i], like, rng)
+            if i in self.over and isinstance(value, Tensor) and value.is_neg():
+                return  # torch itself can call no op that writes over it and returns another
+            self.args[i] = value
         except (RuntimeError, ValueError, IndexError, TypeError, MemoryError, OverflowError):
             return  # there is no such tensor
         self.done.append(what)
-        parameter = what.endswith(": number") and name not in INTEGERS
+        parameter = what.endswith(": number") and argument.name not in CONFIG
         # Saved numbers are those of the right parameter: with them, another one may overflow.
         self.wild |= parameter and ("backward" in self.name or self.args[i] not in TAME)
         self.wild |= what.endswith((": a tensor", *(f": {w.__name__}" for w in WILD)))
@@ -82,7 +90,7 @@ class Call:
 @functools.cache
 def base_calls(loss: int, dtype: torch.dtype, shape: tuple, reduction: str) -> list:
     torch.default_generator.manual_seed(0)
-    return all_calls(LOSSES[loss], dtype, shape=shape, reduction=reduction)
+    return all_calls(EVERY[loss], dtype, shape=shape, reduction=reduction)
 
 
 def dense(t: Tensor) -> bool:
@@ -96,10 +104,23 @@ def told(a: object) -> str:
     return f"Tensor({tuple(a.shape)}, {str(a.dtype)[6:]}, {a.device.type}, strides {layout})"
 
 
-def memory(args: list) -> list[Tensor]:
-    """What lies in the arguments' storage, beyond the tensors too."""
-    places = [a.untyped_storage() for a in args if isinstance(a, Tensor) and dense(a) and a.device.type == "cpu"]
-    return [torch.empty(0, dtype=torch.uint8).set_(place).clone() for place in places]
+def memory(args: list) -> list[tuple[Tensor, Tensor]]:
+    """The arguments, and what lies in their storage, beyond the tensors too."""
+    here = [a for a in args if isinstance(a, Tensor) and dense(a) and a.device.type == "cpu"]
+    return [(a, torch.empty(0, dtype=torch.uint8).set_(a.untyped_storage()).clone()) for a in here]
+
+
+def changed(before: list, over: list[Tensor]) -> bool:
+    """Whether something has changed, but for the elements of the tensors that were to be written over."""
+    for (a, old), (_, new) in zip(before, memory([a for a, _ in before]), strict=True):
+        for o in over:
+            if o.untyped_storage().data_ptr() == a.untyped_storage().data_ptr():
+                place = (o.storage_offset(), o.shape, o.stride())
+                elements, as_they_were = (o.new_empty(0).set_(b.untyped_storage(), *place) for b in (new, old))
+                elements.copy_(as_they_were)
+        if not torch.equal(old, new):
+            return True
+    return False
 
 
 def plain(a: object) -> object:
@@ -124,9 +145,9 @@ def attempt(call: Call) -> tuple[str, str]:
         return trace(call)
     if wrong is None and max(math.prod(n for n in a.shape if n) for a in call.args if isinstance(a, Tensor)) > LARGE:
         return "skipped", ""
-    before = memory(call.args)
+    before, copies = memory(call.args), None if wrong else list(map(plain, call.args))
     try:
-        out = getattr(ops, call.name)(*call.args)
+        out = outcome(getattr(ops, call.name), call.args, call.over)
     except Exception as error:
         if not isinstance(error, (RuntimeError, TypeError, ValueError)):
             return "wrong", f"raised {error!r}"
@@ -135,40 +156,38 @@ def attempt(call: Call) -> tuple[str, str]:
         if not MESSAGES.search(str(error)) or "INTERNAL ASSERT" in str(error):
             return "wrong", f"a message of someone else ({type(error).__name__}): {error}"
         out = None
-    if not all(torch.equal(a, b) for a, b in zip(before, memory(call.args), strict=True)):
-        return "wrong", "an argument was changed"
+    if changed(before, [] if wrong else [call.args[i].detach() for i in call.over]):
+        return "wrong", "something was changed that was not to be written"
     if out is None:
         return "raised", wrong
-    out = list(out) if isinstance(out, (tuple, list)) else [out]
     if wrong is not None:
         return "wrong", f"accepted, though: {wrong}"
-    return judged(call, [o.detach() for o in out])
+    return judged(call, [o.detach() for o in out], copies)
 
 
 def trace(call: Call) -> tuple[str, str]:
     """A call without data."""
     try:
-        out = getattr(ops, call.name)(*call.args)
+        out = outcome(getattr(ops, call.name), call.args, call.over)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return "raised", ""
-    out = out if isinstance(out, (tuple, list)) else [out]
     return ("traced", "") if all(o.device.type == "meta" for o in out) else ("wrong", "data from meta tensors")
 
 
 def told_of(call: Call, k: int) -> tuple:
     """Where a result means something: what is saved of an ignored row does not."""
-    if k != 1 or call.name not in INDEX:
+    loss, suffix = split(call.name)
+    if k != 1 or loss not in INDEX or "back" in suffix:
         return (...,)
     a = named(call.name, tuple(call.args))
     return ..., a["target"] != a["ignore_index"]
 
 
-def judged(call: Call, out: list[Tensor]) -> tuple[str, str]:
+def judged(call: Call, out: list[Tensor], copies: list) -> tuple[str, str]:
     """A right call's results."""
     if [(tuple(o.shape), o.dtype) for o in out] != results(call.name, tuple(call.args)):
         return "wrong", f"returned {[told(o) for o in out]}"
-    right = getattr(ops, call.name)(*map(plain, call.args))
-    right = list(right) if isinstance(right, (tuple, list)) else [right]
+    right = outcome(getattr(ops, call.name), copies, call.over)
     exact = all(a.is_contiguous() for a in call.args if isinstance(a, Tensor))  # so that sums have the same order
     may_be_nan = call.wild or of_nothing(call.name, tuple(call.args))
     for k, (a, b) in enumerate(zip(out, right, strict=True)):

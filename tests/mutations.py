@@ -5,6 +5,7 @@ Each takes (value, rng) and returns another value. After one of WILD the results
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.
 DTYPES += [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.uint16]
 INDICES = (5, 6, -1, -2, -101, 2**31, 2**32, 2**62, *INT64)
 DIMS = (-1, -2, 0, 1, 2, 3, 64, 10**12, *INT64)
-REDUCTIONS = (-1, 0, 1, 2, 3, 2**32, 2**40, *INT64)
+REDUCTIONS = (-1, 0, 1, 2, 3, 4, 2**32, 2**40, *INT64)
 IGNORED = (-100, 0, 1, 3, -1, 10**12, *INT64)
 PARAMETERS = (0.0, 0.5, 1.0, 2.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-300, 1e300, 5e-324)
 WRONG_KINDS = ("x", None, [], 1.5, object(), 2**70, (1, 2))
@@ -193,22 +194,23 @@ PLACES = [transposed, with_gaps, misaligned, odd_bytes, negative_bit, odd_stride
 WILD = [special, garbage]
 KINDS = [other_dtype, other_dtype, quantised, meta, conjugate, sparse, opaque, shrunk, nothing, no_tensor]
 TENSOR = [SIZES, SIZES, PLACES, [expanded, overlapping], WILD, KINDS, KINDS]
-OPTIONAL = ("target", "weight", "pos_weight", "h", "k")
+FLAGS = ("target_grad", "holds_gradient")
 NUMBERS = {
     "dim": choice(DIMS),
     "reduction": choice(REDUCTIONS),
     "ignore_index": choice(IGNORED),
-    "target_grad": choice((False, True)),
+    **dict.fromkeys(FLAGS, choice((False, True))),
 }
 
 
-def mutate(name: str, value: object, like: Tensor, rng: random.Random) -> tuple[object, str]:
-    """Another value for the argument, and what was done; `like` is a tensor to give where none belongs."""
+def mutate(argument: Any, value: object, like: Tensor, rng: random.Random) -> tuple[object, str]:
+    """Another value for the argument, and what was done; `like` is a tensor to give where there may be none."""
+    name = argument.name
     if isinstance(value, Tensor):
         change = rng.choice(rng.choice(TENSOR))
-    elif rng.random() < 0.1 and name != "target_grad":  # the dispatcher takes anything for a bool
+    elif rng.random() < 0.1 and name not in FLAGS:  # the dispatcher takes anything for a bool
         change = choice(WRONG_KINDS)
-    elif value is None and name in OPTIONAL:
+    elif value is None and "Tensor" in str(argument.type):
         return like.detach().clone(), f"{name}: a tensor"
     else:
         change = NUMBERS.get(name, choice(PARAMETERS))

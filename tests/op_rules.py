@@ -1,7 +1,7 @@
 """What a right call of an operator is, written down again and apart from the C++ that checks it.
 
 `fault(name, args)` says what is wrong with a call, or None; `results(name, args)` the shapes and dtypes of what a right
-one returns. Both read tensors as Python sees them, never the operator.
+one returns and has written over. Both read tensors as Python sees them, never the operator.
 """
 
 import torch
@@ -9,25 +9,27 @@ from op_calls import ops
 from torch import Tensor
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+NORMALIZERS = (*FLOATING, torch.int64, torch.int32)
 MAPS = ("softmax", "log_softmax")
-CLASS_WEIGHTS = ("cross_entropy", "cross_entropy_probs", "nll_loss")
-INDEX = ("cross_entropy", "nll_loss")
+INDEX = ("cross_entropy", "nll_loss", "logit_stats")
 FLOAT_TARGET = ("cross_entropy_probs", "kl_div_with_logits")
-SAVED = {"cross_entropy_probs": 4, "nll_loss": 0, "entropy": 0, "softmax_entropy": 3, "kl_div_with_logits": 7}
-ORDERS = ("", "_backward", "_double_backward")
+SIZES = {  # how many numbers a row's forward pass leaves for its backward pass, and how many values it has
+    "cross_entropy": (3, 1),
+    "cross_entropy_probs": (4, 1),
+    "nll_loss": (0, 1),
+    "entropy": (0, 1),
+    "softmax_entropy": (3, 1),
+    "kl_div_with_logits": (7, 1),
+    "logit_stats": (3, 4),
+}
+DOUBLE = "_double_backward"
+SUFFIXES = (DOUBLE, "_backward_into", "_backward", "_with_gradient_", "_with_gradient", "")
 
 
-def saved(loss: str, parameter: float) -> int:
-    """How many numbers a row's forward pass leaves for its backward pass."""
-    return SAVED.get(loss, 2 if parameter == 0 else 3)
-
-
-def split(name: str) -> tuple[str, int]:
-    """The loss and which derivative its op gives."""
-    for order in (2, 1):
-        if name.endswith(ORDERS[order]):
-            return name.removesuffix(ORDERS[order]), order
-    return name, 0
+def split(name: str) -> tuple[str, str]:
+    """The loss, and what its op is of it."""
+    suffix = next(s for s in SUFFIXES if name.endswith(s))
+    return name.removesuffix(suffix), suffix
 
 
 def named(name: str, args: tuple) -> dict:
@@ -55,6 +57,16 @@ def holds(t: Tensor) -> bool:
     return t.numel() == 0 or (last + 1) * t.element_size() <= t.untyped_storage().nbytes()
 
 
+def overlaps(t: Tensor) -> bool:
+    """Whether two elements share a place in memory."""
+    if t.numel() == 0 or any(n > 1 and s == 0 for n, s in zip(t.shape, t.stride(), strict=True)):
+        return t.numel() > 0
+    places = torch.zeros(1, dtype=torch.int64)
+    for n, s in zip(t.shape, t.stride(), strict=True):
+        places = (places[:, None] + torch.arange(n) * (s if n > 1 else 0)).reshape(-1)
+    return len(places.unique()) < t.numel()
+
+
 def tensor_fault(t: Tensor) -> str | None:
     if t.layout != torch.strided or t.device.type != "cpu" or t.is_quantized:
         return "not a dense tensor of the CPU"
@@ -70,92 +82,99 @@ def like(t: Tensor | None, shape: tuple, dtype: torch.dtype) -> bool:
     return t is None or (tuple(t.shape) == tuple(shape) and t.dtype == dtype)
 
 
-def rows_fault(loss: str, order: int, a: dict) -> str | None:
+def compute(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def of_rows(a: dict) -> tuple:
     x, dim = a["input"], a["dim"]
+    return (*x.shape[:dim], *x.shape[dim + 1 :])
+
+
+def rows_fault(loss: str, suffix: str, a: dict) -> str | None:
+    x, dim, wide = a["input"], a["dim"], compute(a["input"])
     if not 0 <= dim < x.dim():
         return "dim"
-    rows, classes = (*x.shape[:dim], *x.shape[dim + 1 :]), x.shape[dim]
-    target, weight = a["target"], a["weight"]
-    if (target is None) != (loss not in INDEX + FLOAT_TARGET):
-        return "target missing, or one too many"
-    if weight is not None and (loss not in CLASS_WEIGHTS or not like(weight, (classes,), x.dtype)):
-        return "weight"
-    if loss in FLOAT_TARGET and not like(target, x.shape, x.dtype):
-        return "target"
+    rows, classes, (saved, values) = of_rows(a), x.shape[dim], SIZES[loss]
+    of_tensors = {"weight": ((classes,), x.dtype), "row_weight": (rows, wide), "total": ((), wide)}
+    of_tensors |= {"saved": ((saved, *rows), wide), **dict.fromkeys(("grad_input", *"hk"), (x.shape, x.dtype))}
+    of_tensors["target"] = (rows, torch.int64) if loss in INDEX else (x.shape, x.dtype)
+    for key, (shape, dtype) in of_tensors.items():
+        if not like(a.get(key), shape, dtype):
+            return key
     if loss in INDEX:
-        if not like(target, rows, torch.int64):
-            return "target"
-        if not ((target == a["ignore_index"]) | ((target >= 0) & (target < classes))).all():
+        y = a["target"]
+        if not ((y == a["ignore_index"]) | ((y >= 0) & (y < classes))).all():
             return "target out of range"
-    return saved_fault(loss, a, x, rows) if order else None
-
-
-def saved_fault(loss: str, a: dict, x: Tensor, rows: tuple) -> str | None:
-    compute, stats = torch.promote_types(x.dtype, torch.float32), a["stats"]
-    if not like(stats, (saved(loss, a["parameter"]), *rows), compute) or not stats.resolve_neg().is_contiguous():
-        return "stats"
-    if not like(a["total"], (), compute):
-        return "total"
-    if not like(a["grad"], rows if a["reduction"] == 0 else (), x.dtype):
-        return "grad"
     if loss not in FLOAT_TARGET and (a.get("target_grad") or a.get("k") is not None):
         return "a gradient of the target"
-    return None if all(like(a.get(n), x.shape, x.dtype) for n in "hk") else "h or k"
-
-
-def points_fault(loss: str, order: int, a: dict) -> str | None:
-    x, t = a["input"], a["target"]
-    for key in ("target", "weight", "pos_weight", *"hk" * (order == 2)):
-        if not like(a[key], x.shape, x.dtype):
-            return key
-    if a["pos_weight"] is not None and loss != "binary_cross_entropy_with_logits":
-        return "pos_weight"
-    if order and not like(a["grad"], x.shape if a["reduction"] == 0 else (), x.dtype):
+    if "saved" in a and not a["saved"].resolve_neg().is_contiguous():
+        return "saved"
+    grads = [(values, *rows)] if values > 1 else [rows, ()]
+    if not any(like(a.get("grad"), shape, wide) for shape in grads):
         return "grad"
-    if loss == "binary_cross_entropy" and not order and not all(((v >= 0) & (v <= 1)).all() for v in (x, t)):
+    if suffix == "_backward_into" and (a["holds_gradient"] or a["total"] is not None) and a["grad"].dim():
+        return "grad is not one number"
+    if suffix.startswith("_with_gradient"):
+        n = a["normalizer"]
+        if a["reduction"] == 0 or (n is not None and (a["reduction"] != 1 or n.dim() or n.dtype not in NORMALIZERS)):
+            return "reduction or normalizer"
+    over = a["input"] if suffix == "_with_gradient_" else a.get("grad_input")
+    return "overlapping memory" if over is not None and overlaps(over) else None
+
+
+def points_fault(loss: str, suffix: str, a: dict) -> str | None:
+    x, t = a["input"], a["target"]
+    for key in ("target", "weight", "pos_weight", *"hk"):
+        if not like(a.get(key), x.shape, x.dtype):
+            return key
+    if suffix and not like(a["grad"], x.shape, x.dtype) and not like(a["grad"], (), compute(x)):
+        return "grad"
+    if loss == "binary_cross_entropy" and not suffix and not all(((v >= 0) & (v <= 1)).all() for v in (x, t)):
         return "not in [0, 1]"
 
 
 def fault(name: str, args: tuple) -> str | None:
     """What is wrong with a call of the op; None if it is right."""
-    loss, order = split(name)
+    loss, suffix = split(name)
     a = named(name, args)
-    a["parameter"] = args[-2 if order == 1 else -1]
     if wrong := kind_fault(name, args):
         return wrong
     for key, value in a.items():
         if isinstance(value, Tensor) and (wrong := tensor_fault(value)):
             return f"{key}: {wrong}"
-    x = a["output" if loss in MAPS and order else "input"]
+    x = a["output" if loss in MAPS and suffix else "input"]
     if x.dtype not in FLOATING:
         return "dtype of input"
     if loss in MAPS:
         right = all(like(a.get(n), x.shape, x.dtype) for n in ("grad", "h"))
         return None if right and 0 <= a["dim"] < x.dim() else "dim, grad or h"
-    if a["reduction"] not in (0, 1, 2):
+    if a.get("reduction", 0) not in (0, 1, 2, 3):
         return "reduction"
-    return (rows_fault if "dim" in a else points_fault)(loss, order, a)
+    return (rows_fault if "dim" in a else points_fault)(loss, suffix, a)
 
 
 def results(name: str, args: tuple) -> list[tuple[tuple, torch.dtype]]:
-    """The shapes and dtypes of what a right call returns."""
-    loss, order = split(name)
+    """The shapes and dtypes of what a right call returns, and of what it has written over."""
+    loss, suffix = split(name)
     a = named(name, args)
-    x = a["output" if loss in MAPS and order else "input"]
-    whole, none = (tuple(x.shape), x.dtype), ((0,), x.dtype)
+    x = a["output" if loss in MAPS and suffix else "input"]
+    whole, none, one = (tuple(x.shape), x.dtype), ((0,), x.dtype), ((), compute(x))
     if loss in MAPS:
-        return [whole] * max(order, 1)
-    rows = (*x.shape[: a["dim"]], *x.shape[a["dim"] + 1 :]) if "dim" in a else tuple(x.shape)
-    value = (tuple(rows) if a["reduction"] == 0 else (), x.dtype)
-    target_grad = loss not in CLASS_WEIGHTS + ("entropy", "softmax_entropy") or loss in FLOAT_TARGET
-    if order == 1:
+        return [whole] * (2 if suffix == DOUBLE else 1)
+    if suffix == "_backward":
         return [whole, whole if a["target_grad"] else none]
-    if order == 2:
-        return [value, whole, whole if target_grad else none]
+    if suffix == "_backward_into":
+        return [whole]
+    if suffix == DOUBLE:
+        grad = (tuple(a["grad"].shape), a["grad"].dtype)
+        return [grad, whole, whole if "dim" not in a or loss in FLOAT_TARGET else none]
     if "dim" not in a:
-        return [value]
-    compute = torch.promote_types(x.dtype, torch.float32)
-    return [value, ((saved(loss, args[-1]), *rows), compute), ((), compute)]
+        return [one if a["reduction"] else whole]
+    rows, (saved, values) = of_rows(a), SIZES[loss]
+    each = ((values, *rows) if values > 1 else rows, compute(x))
+    gradient = [whole] * suffix.startswith("_with_gradient")
+    return [one if a.get("reduction") else each, ((saved, *rows), compute(x)), one, *gradient]
 
 
 def of_nothing(name: str, args: tuple) -> bool:

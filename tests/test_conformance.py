@@ -4,7 +4,7 @@ import pytest
 
 import torchloss.functional
 from torchloss.testing import CHECKS, Problem
-from torchloss.testing.losses import DEVICES, FEW, LOSSES
+from torchloss.testing.losses import DEVICES, EVERY, FEW, WITH_OPTIONS, function
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # By their numbers in docs/failures.md: what has gone wrong elsewhere and the check sees.
@@ -57,13 +57,13 @@ FAILURES = {
 
 
 def problem(device, loss):
-    return Problem(getattr(torchloss.functional, loss.name), loss.name, (loss,), device)
+    return Problem(function(torchloss.functional, loss.name), loss.name, (loss,), device)
 
 
 def cases():
     for device in DEVICES:
         for name, check in CHECKS.items():
-            rows = FEW if check.group == "torch.compile" else LOSSES  # it takes long
+            rows = [*FEW, *WITH_OPTIONS[-4:]] if check.group == "torch.compile" else EVERY  # it takes long
             for loss in {row.name: row for row in rows}.values() if check.row_each else rows:
                 if next(iter(check.trials(problem(device, loss))), None) is not None:  # it applies
                     marks = [pytest.mark.slow] if check.slow else []

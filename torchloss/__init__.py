@@ -6,8 +6,9 @@
 """
 
 from torchloss import _library, functional  # noqa: F401  (first of all the compiled operators)
+from torchloss._stats import count_targets
 from torchloss._targets import check_targets
-from torchloss.autograd.early import set_early_gradient
+from torchloss.autograd.in_forward import set_early_gradient
 from torchloss.modules import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -45,6 +46,7 @@ __all__ = [
     "Softmax2d",
     "SoftmaxEntropy",
     "check_targets",
+    "count_targets",
     "functional",
     "set_early_gradient",
 ]

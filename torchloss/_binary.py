@@ -8,6 +8,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from torchloss import _targets
 from torchloss._check import (
+    CODES,
     FLOATING,
     WIDE,
     Reduction,
@@ -17,13 +18,13 @@ from torchloss._check import (
     not_differentiable,
     not_of_type,
     other_device,
-    reduction_code,
     scalar_type,
     under_autocast,
     unsupported_dtype,
     widened,
 )
-from torchloss._pointwise import expanded, pairs_hint
+from torchloss._pointwise import expanded, finished, pairs_hint, simple
+from torchloss._reduction import Empty, reduction_of
 from torchloss.autograd import BinaryCrossEntropyFunction, BinaryCrossEntropyWithLogitsFunction, run
 
 
@@ -34,6 +35,10 @@ def binary_cross_entropy(
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: Reduction = "mean",
+    *,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Cross entropy of a probability against a label.
 
@@ -49,15 +54,20 @@ def binary_cross_entropy(
         size_average, reduce: Deprecated; see torch.
         reduction: ``"none"`` (the shape of the input), ``"mean"`` (over all elements, whatever their weights; NaN if
             there are none), ``"sum"``.
+        normalizer: What the sum is divided by instead, for ``"mean"`` as for ``"sum"``: a number above 0, or a tensor
+            of one number, which is not looked at: one that is 0 gives infinity or NaN, one below 0 turns the sign.
+        empty: What the mean of nothing is: ``"nan"`` or ``"zero"``.
+        out_dtype: The dtype of the loss; ``torch.float32`` for 16-bit inputs gives it as it was computed, not rounded.
 
-    Gradients flow to the input and the target, and, unlike in torch, to the weight. Under autocast it runs in float32
-    on the CPU, and is refused on CUDA, as in torch: use :func:`binary_cross_entropy_with_logits`.
+    Gradients flow to the input, the target, the normalizer and, unlike in torch, the weight. Under autocast it runs in
+    float32 on the CPU, and is refused on CUDA, as in torch: use :func:`binary_cross_entropy_with_logits`.
 
     Raises:
         RuntimeError: on the CPU, an input outside [0, 1] (on CUDA the element is NaN; see
             :class:`~torchloss.check_targets`); input and target of different dtypes or devices; a weight that does not
             expand.
-        ValueError: an unknown reduction; a target of another size than the input.
+        ValueError: an unknown reduction; a target of another size than the input; a normalizer out of range, or with
+            ``"none"``; an out_dtype that is not supported.
         NotImplementedError: integer or complex tensors.
 
     Example::
@@ -67,22 +77,26 @@ def binary_cross_entropy(
 
     Source: I. J. Good, Rational decisions, 1952.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, normalizer):
         return handle_torch_function(
             binary_cross_entropy,
-            (input, target, weight),
+            (input, target, weight, normalizer),
             input,
             target,
             weight=weight,
             size_average=size_average,
             reduce=reduce,
             reduction=reduction,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
         )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    code = reduction_code(reduction)
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
+        reduction_of("binary_cross_entropy", reduction)
         raise not_a_tensor("binary_cross_entropy", target=target, input=input)
+    code, normalizer = reduction_of("binary_cross_entropy", reduction, empty, normalizer, input)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated."
@@ -92,7 +106,8 @@ def binary_cross_entropy(
         raise other_device(target, "target", input)
     if input.is_cuda and under_autocast(input):
         raise _unsafe_to_autocast()
-    if input.dtype is not target.dtype or input.dtype not in WIDE:
+    given = input.dtype
+    if given is not target.dtype or given not in WIDE:
         input, target = _same_dtype(input, target)
     if weight is not None:
         if not isinstance(weight, Tensor):
@@ -101,8 +116,19 @@ def binary_cross_entropy(
     if _targets.wanted():
         _targets.refuse_outside(input, "input")
         _targets.refuse_outside(target, "target")
+    own = (input.dtype, given)
     try:
-        return run(BinaryCrossEntropyFunction, input, target, weight, None, code, 0.0)
+        return finished(
+            "binary_cross_entropy",
+            BinaryCrossEntropyFunction,
+            input,
+            target,
+            (weight,),
+            code,
+            normalizer,
+            out_dtype,
+            own,
+        )
     except RuntimeError as error:
         _targets.explain_outside(error, input, target)
         raise
@@ -116,6 +142,10 @@ def binary_cross_entropy_with_logits(
     reduce: bool | None = None,
     reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
+    *,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Cross entropy of a logit against a label.
 
@@ -135,13 +165,19 @@ def binary_cross_entropy_with_logits(
             there are none), ``"sum"``.
         pos_weight: The factor p of the positive labels, expanded to the input's shape; often [number of negatives /
             number of positives] for each class.
+        normalizer: What the sum is divided by instead, for ``"mean"`` as for ``"sum"``: a number above 0, or a tensor
+            of one number, which is not looked at: one that is 0 gives infinity or NaN, one below 0 turns the sign.
+        empty: What the mean of nothing is: ``"nan"`` or ``"zero"``.
+        out_dtype: The dtype of the loss; ``torch.float32`` for 16-bit inputs gives it as it was computed, not rounded.
 
-    Gradients flow to the input and the target, and, unlike in torch, to the weight. Under autocast it runs in float32.
+    Gradients flow to the input, the target, the normalizer and, unlike in torch, the weight. Under autocast it runs in
+    float32.
 
     Raises:
         RuntimeError: an integer or bool target; tensors on different devices; weights that do not expand; a pos_weight
             that requires a gradient.
-        ValueError: an unknown reduction; a target of another size than the input.
+        ValueError: an unknown reduction; a target of another size than the input; a normalizer out of range, or with
+            ``"none"``; an out_dtype that is not supported.
         TypeError: a weight that is no tensor; a complex target.
         NotImplementedError: integer or complex input.
 
@@ -152,10 +188,10 @@ def binary_cross_entropy_with_logits(
 
     Source: D. R. Cox, The regression analysis of binary sequences, 1958.
     """
-    if has_torch_function_variadic(input, target, weight, pos_weight):
+    if has_torch_function_variadic(input, target, weight, pos_weight, normalizer):
         return handle_torch_function(
             binary_cross_entropy_with_logits,
-            (input, target, weight, pos_weight),
+            (input, target, weight, pos_weight, normalizer),
             input,
             target,
             weight=weight,
@@ -163,27 +199,38 @@ def binary_cross_entropy_with_logits(
             reduce=reduce,
             reduction=reduction,
             pos_weight=pos_weight,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
         )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    code = reduction_code(reduction)
+    if weight is pos_weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
+        return run(BinaryCrossEntropyWithLogitsFunction, input, target, None, None, CODES[reduction])
+    name = "binary_cross_entropy_with_logits"
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
-        raise not_a_tensor("binary_cross_entropy_with_logits", target=target, input=input)
+        reduction_of(name, reduction)
+        raise not_a_tensor(name, target=target, input=input)
+    code, normalizer = reduction_of(name, reduction, empty, normalizer, input)
     if target.shape != input.shape:
         raise ValueError(
             f"Target size ({target.size()}) must be the same as input size ({input.size()}){pairs_hint(input, target)}"
         )
     if target.device != input.device:
         raise other_device(target, "target", input)
-    if input.dtype is not target.dtype or input.dtype not in WIDE:
+    given = input.dtype
+    if given is not target.dtype or given not in WIDE:
         input, target = _float_labels(input, target)
     if weight is not None:
         weight = _factor(weight, "weight", 3, input)
     if pos_weight is not None:
         pos_weight = _factor(pos_weight, "pos_weight", 4, input)
         if pos_weight.requires_grad and torch.is_grad_enabled():
-            raise not_differentiable("binary_cross_entropy_with_logits", "pos_weight")
-    return run(BinaryCrossEntropyWithLogitsFunction, input, target, weight, pos_weight, code, 0.0)
+            raise not_differentiable(name, "pos_weight")
+    weights, own = (weight, pos_weight), (input.dtype, given)
+    return finished(
+        name, BinaryCrossEntropyWithLogitsFunction, input, target, weights, code, normalizer, out_dtype, own
+    )
 
 
 def _same_dtype(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,16 @@ from torchloss._check import (
     not_of_type,
     number,
     other_device,
-    reduction_code,
     scalar_type,
     under_autocast,
     unsupported_dtype,
 )
-from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, loss_of
-from torchloss.autograd.inplace import InplaceCrossEntropyFunction, can_be_inplace, refuse_inplace
+from torchloss._reduction import Empty, reduction_of
+from torchloss._rows import logit_options, row_loss
+from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, RowConfig, in_forward
+from torchloss.autograd.chain import TENSORS, is_compiling
+
+_PLAIN = CrossEntropyFunction.in_forward
 
 
 def nll_loss(
@@ -36,6 +39,11 @@ def nll_loss(
     ignore_index: int = -100,
     reduce: bool | None = None,
     reduction: Reduction = "mean",
+    *,
+    row_weight: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Negative log likelihood of a class, given log probabilities.
 
@@ -47,9 +55,11 @@ def nll_loss(
     Args:
         input: Log probabilities (C), (N, C) or (N, C, d1, ..., dk); float32, float64, bfloat16 or float16.
         target: Class indices in [0, C), of the input's shape without C; int64 or uint8, or, unlike in torch, int32.
-        weight, size_average, ignore_index, reduce, reduction: As in :func:`cross_entropy`.
+        weight, size_average, ignore_index, reduce, reduction, row_weight, normalizer, empty, out_dtype: As in
+            :func:`cross_entropy`.
 
-    Gradients flow to the input. Under autocast it runs in float32. It raises what :func:`cross_entropy` raises.
+    Gradients flow to the input, to row_weight and to the normalizer. Under autocast it runs in float32. It raises
+    what :func:`cross_entropy` raises.
 
     Example::
 
@@ -58,10 +68,10 @@ def nll_loss(
 
     Source: R. A. Fisher, On the mathematical foundations of theoretical statistics, 1922.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, row_weight, normalizer):
         return handle_torch_function(
             nll_loss,
-            (input, target, weight),
+            (input, target, weight, row_weight, normalizer),
             input,
             target,
             weight=weight,
@@ -69,15 +79,22 @@ def nll_loss(
             ignore_index=ignore_index,
             reduce=reduce,
             reduction=reduction,
+            row_weight=row_weight,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
         )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    code = reduction_code(reduction)
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        reduction_of("nll_loss", reduction)
         raise _not_a_tensor("nll_loss_nd", input, target)
+    code, normalizer = reduction_of("nll_loss", reduction, empty, normalizer, input)
     if type(ignore_index) is not int:
         ignore_index = integer("nll_loss_nd", "ignore_index", 5, ignore_index)
-    return _of_index(NLLLossFunction, "nll_loss", input, target, weight, code, ignore_index, 0.0)
+    return _of_index(
+        NLLLossFunction, "nll_loss", input, target, weight, code, ignore_index, (), row_weight, normalizer, out_dtype
+    )
 
 
 def cross_entropy(
@@ -90,6 +107,13 @@ def cross_entropy(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     *,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
     inplace_backward: bool = False,
 ) -> Tensor:
     r"""Cross entropy of the softmax of logits against a class, or against probabilities of classes.
@@ -114,22 +138,35 @@ def cross_entropy(
             :math:`w_y` over the rows that are not ignored, or by the number of rows for probabilities (NaN if that is
             0), ``"sum"``.
         label_smoothing: :math:`\epsilon` in [0, 1].
+        z_loss: The weight z of :math:`z \, \mathrm{lse}^2`, with lse :math:`= \log \sum_j e^{x_j}`, which is added for
+            each row that counts: times row_weight, but not times the class's weight. Liger's ``lse_square_scale``.
+        softcap: The largest magnitude of a logit: :math:`x' = c \tanh(x / c)` takes the place of x. None: none.
+        logit_scale: A factor of the logits, after the softcap: the reciprocal of a temperature. Above 0.
+        row_weight: A factor for each row, of the target's size (or of the input's without C); a mean divides by the sum
+            of row_weight times :math:`w_y` over the rows that count.
+        normalizer: What the sum is divided by instead, for ``"mean"`` as for ``"sum"``: a number, or a tensor of one
+            number, which is not looked at. With the count of all targets of a step (:func:`count_targets`), accumulated
+            gradients and those of several processes add up to the mean's. A tensor that is 0 gives infinity or NaN.
+        empty: What the mean of nothing is: ``"nan"`` or ``"zero"``.
+        out_dtype: The dtype of the loss; ``torch.float32`` for 16-bit inputs gives it as it was computed, not rounded.
         inplace_backward: Write the gradient over the logits, and so spare the memory of one more tensor of their size:
             for logits of a layer that nothing else needs. What autograd has saved of them elsewhere, a second backward
             through this loss included, raises a RuntimeError from then on; the logits themselves hold the gradient.
-            Not in torch; class indices on the CPU only. Under torch.compile and torch.func it changes nothing.
+            Not in torch. Under torch.compile and torch.func it changes nothing.
 
-    Gradients flow to the input, to probabilities, and there also to the weight. Under autocast it runs in float32. Of
-    class indices on the CPU the gradient is taken in the forward pass: see :func:`torchloss.set_early_gradient`.
+    Gradients flow to the input, to probabilities, and there also to the weight; to row_weight and to the normalizer.
+    Under autocast it runs in float32. In eager mode the gradient is taken in the forward pass: see
+    :func:`torchloss.set_early_gradient`.
 
     Raises:
         IndexError: on the CPU, a class index out of range (on CUDA the row is NaN; see
             :class:`~torchloss.check_targets`).
-        ValueError: batch sizes that differ; an unknown reduction.
+        ValueError: batch sizes that differ; an unknown reduction; z_loss, softcap, logit_scale or normalizer out of
+            range; a normalizer with ``"none"``; a row_weight of another size.
         RuntimeError: other sizes that do not fit; a target of the wrong dtype; a weight of the wrong size or dtype, or
             that requires a gradient, with class indices; ``ignore_index`` >= 0 with probabilities; label_smoothing
-            outside [0, 1]; tensors on different devices; ``inplace_backward`` of logits that are a leaf of the graph
-            or on a GPU, with probabilities, or with ``create_graph=True``.
+            outside [0, 1]; tensors on different devices; ``inplace_backward`` of logits that are a leaf of the graph,
+            with ``create_graph=True``, or with probabilities that require a gradient.
         TypeError: arguments of the wrong type.
         NotImplementedError: integer or complex input.
 
@@ -140,10 +177,27 @@ def cross_entropy(
 
     Source: I. J. Good, Rational decisions, 1952; label smoothing: C. Szegedy et al., 2015, arXiv:1512.00567.
     """
-    if has_torch_function_variadic(input, target, weight):
+    if (
+        not is_compiling()
+        and weight is row_weight is normalizer is softcap is out_dtype is size_average is reduce is None
+        and type(input) in TENSORS
+        and type(target) is Tensor
+        and target.dtype is torch.int64
+        and reduction == "mean"
+        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
+        and (ignore_index, label_smoothing, z_loss, logit_scale, empty) == (-100, 0.0, 0.0, 1.0, "nan")
+        and not inplace_backward
+        and in_forward.is_plain(input)
+    ):
+        # The plain case, for small calls: the op knows what is wrong, and what follows can say it.
+        try:
+            return _PLAIN.apply(input, target, None, None, None, (1, -100, 1, 0.0, 0.0, 0.0, 1.0))
+        except RuntimeError:
+            pass
+    if has_torch_function_variadic(input, target, weight, row_weight, normalizer):
         return handle_torch_function(
             cross_entropy,
-            (input, target, weight),
+            (input, target, weight, row_weight, normalizer),
             input,
             target,
             weight=weight,
@@ -152,26 +206,34 @@ def cross_entropy(
             reduce=reduce,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            row_weight=row_weight,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
             inplace_backward=inplace_backward,
         )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    code = reduction_code(reduction)
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        reduction_of("cross_entropy", reduction)
         raise _not_a_tensor("cross_entropy_loss", input, target)
+    code, normalizer = reduction_of("cross_entropy", reduction, empty, normalizer, input)
     if type(ignore_index) is not int:
         ignore_index = integer("cross_entropy_loss", "ignore_index", 5, ignore_index)
     if type(label_smoothing) is not float:
         label_smoothing = number("cross_entropy_loss", "label_smoothing", 6, label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    function = CrossEntropyFunction
-    if inplace_backward and can_be_inplace(input):
-        refuse_inplace(input, input.shape == target.shape)
-        function = InplaceCrossEntropyFunction
+    options = (label_smoothing, *logit_options("cross_entropy", z_loss, softcap, logit_scale))
+    more = (row_weight, normalizer, out_dtype, inplace_backward)
     if input.shape == target.shape:
-        return _of_probabilities(input, target, weight, code, ignore_index, label_smoothing)
-    return _of_index(function, "cross_entropy_loss", input, target, weight, code, ignore_index, label_smoothing)
+        return _of_probabilities(input, target, weight, code, ignore_index, options, *more)
+    return _of_index(
+        CrossEntropyFunction, "cross_entropy_loss", input, target, weight, code, ignore_index, options, *more
+    )
 
 
 def _of_index(
@@ -182,7 +244,11 @@ def _of_index(
     weight: Tensor | None,
     code: int,
     ignore_index: int,
-    parameter: float,
+    options: tuple[float, ...],
+    row_weight: Tensor | None,
+    normalizer: Any,
+    out_dtype: torch.dtype | None,
+    in_place: bool = False,
 ) -> Tensor:
     dims = input.dim()
     if dims == 0:
@@ -198,15 +264,26 @@ def _of_index(
         weight = _targets.class_weight(name, weight, input, dim)
     if _targets.wanted():
         _targets.refuse_bad_classes(input, target, dim, ignore_index)
+    config = RowConfig(dim, ignore_index, code, options)
+    public = name.removesuffix("_loss") if name != "nll_loss" else name
     try:
-        return loss_of(function, input, target, weight, dim, code, ignore_index, parameter)
+        return row_loss(public, function, input, target, weight, config, row_weight, normalizer, out_dtype, in_place)
     except RuntimeError as error:
         _targets.explain_bad_class(error, input, target, dim, ignore_index)
         raise
 
 
 def _of_probabilities(
-    input: Tensor, target: Tensor, weight: Tensor | None, code: int, ignore_index: int, label_smoothing: float
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    code: int,
+    ignore_index: int,
+    options: tuple[float, ...],
+    row_weight: Tensor | None,
+    normalizer: Any,
+    out_dtype: torch.dtype | None,
+    in_place: bool,
 ) -> Tensor:
     _check_probabilities(input, target, ignore_index)
     dims = input.dim()
@@ -215,12 +292,15 @@ def _of_probabilities(
         _targets.check_class_weight("cross_entropy_loss", weight, input, dim, "cross_entropy: ")
         input, target, weight = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target, weight)
         if weight.requires_grad and torch.is_grad_enabled():  # it has no gradient of its own, the target has
-            target = target * (1 - label_smoothing) + label_smoothing / max(input.shape[dim], 1)
+            target = target * (1 - options[0]) + options[0] / max(input.shape[dim], 1)
             target = target * weight.reshape(-1, *[1] * (dims - 1 - dim))
-            weight, label_smoothing = None, 0.0
+            weight, options = None, (0.0, *options[1:])
     elif input.dtype is not target.dtype or input.dtype not in WIDE:
         input, target = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target)
-    return loss_of(CrossEntropyProbsFunction, input, target, weight, dim, code, -100, label_smoothing)
+    function, config = CrossEntropyProbsFunction, RowConfig(dim, None, code, options)
+    return row_loss(
+        "cross_entropy", function, input, target, weight, config, row_weight, normalizer, out_dtype, in_place
+    )
 
 
 def _check_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> None:

@@ -18,14 +18,16 @@ from torchloss._check import (
     not_of_type,
     number,
     other_device,
-    reduction_code,
     scalar_type,
     text,
     warn,
     wrapped_dim,
 )
 from torchloss._entropy import real_rows
-from torchloss.autograd import KLDivFunction, KLDivLogTargetFunction, KLDivWithLogitsFunction, loss_of, run
+from torchloss._pointwise import finished
+from torchloss._reduction import Empty, reduction_of
+from torchloss._rows import logit_options, row_loss
+from torchloss.autograd import KLDivFunction, KLDivLogTargetFunction, KLDivWithLogitsFunction, RowConfig
 
 
 def kl_div(
@@ -35,6 +37,10 @@ def kl_div(
     reduce: bool | None = None,
     reduction: Literal["none", "mean", "sum", "batchmean"] = "mean",
     log_target: bool = False,
+    *,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""The terms of the Kullback-Leibler divergence of log probabilities from a target distribution.
 
@@ -52,12 +58,17 @@ def kl_div(
         reduction: ``"none"`` (the shape of the input), ``"mean"`` over all elements (which is not the divergence, hence
             a warning), ``"batchmean"``: the sum divided by ``input.size(0)``, which is, ``"sum"``.
         log_target: The target holds logarithms.
+        normalizer: What the sum is divided by instead, for ``"mean"`` as for ``"sum"``: a number above 0, or a tensor
+            of one number, which is not looked at: one that is 0 gives infinity or NaN, one below 0 turns the sign.
+        empty: What the mean of nothing is: ``"nan"`` or ``"zero"``.
+        out_dtype: The dtype of the loss; ``torch.float32`` for 16-bit inputs gives it as it was computed, not rounded.
 
-    Gradients flow to the input and the target. Under autocast it runs in float32.
+    Gradients flow to the input, the target and the normalizer. Under autocast it runs in float32.
 
     Raises:
         RuntimeError: integer or complex tensors; sizes that do not broadcast; tensors on different devices.
-        ValueError: an unknown reduction.
+        ValueError: an unknown reduction; a normalizer out of range, or with ``"none"``; an out_dtype that is not
+            supported.
         TypeError: arguments of the wrong type.
 
     Example::
@@ -67,31 +78,42 @@ def kl_div(
 
     Source: S. Kullback and R. A. Leibler, On information and sufficiency, 1951.
     """
-    if has_torch_function_variadic(input, target):
+    if has_torch_function_variadic(input, target, normalizer):
         return handle_torch_function(
             kl_div,
-            (input, target),
+            (input, target, normalizer),
             input,
             target,
             size_average=size_average,
             reduce=reduce,
             reduction=reduction,
             log_target=log_target,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
         )
+    by_batch = reduction == "batchmean"
     if size_average is not None or reduce is not None:
-        code = reduction_code(legacy_reduction(size_average, reduce))
-    else:
-        if reduction == "mean":
-            warn(
-                "reduction: 'mean' divides the total loss by both the batch size and the support size."
-                "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
-                "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-                stacklevel=2,
-            )
-        code = SUM if reduction == "batchmean" else reduction_code(reduction)
+        reduction = legacy_reduction(size_average, reduce)
+    elif by_batch:
+        reduction = "sum"
+    elif reduction == "mean":
+        warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size."
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
+            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+            stacklevel=2,
+        )
+    code, normalizer = reduction_of("kl_div", reduction, empty, normalizer, input)
     x, t = _terms(input, target, log_target)
-    loss = run(KLDivLogTargetFunction if log_target else KLDivFunction, x, t, None, None, code, 0.0)
-    return loss / input.shape[0] if reduction == "batchmean" and input.dim() != 0 else loss
+    n = None
+    if by_batch and normalizer is None and input.dim() != 0:
+        n = max(input.shape[0], 1) if empty == "zero" else input.shape[0]
+        if code == SUM:
+            normalizer, n = n, None
+    function = KLDivLogTargetFunction if log_target else KLDivFunction
+    loss = finished("kl_div", function, x, t, (None,), code, normalizer, out_dtype, (x.dtype, input.dtype))
+    return loss if n is None else loss / n  # of the reduction that size_average and reduce ask for, as in torch
 
 
 def kl_div_with_logits(
@@ -101,6 +123,14 @@ def kl_div_with_logits(
     *,
     dim: int = -1,
     reduction: Reduction = "mean",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    empty: Empty = "nan",
+    out_dtype: torch.dtype | None = None,
+    inplace_backward: bool = False,
 ) -> Tensor:
     r"""The Kullback-Leibler divergence between the softmaxes of two tensors of logits.
 
@@ -119,6 +149,9 @@ def kl_div_with_logits(
         dim: The dimension of the classes.
         reduction: ``"none"`` (the shape of the logits without ``dim``), ``"mean"`` over the rows, which for (N, C) is
             the ``"batchmean"`` of :func:`kl_div`, ``"sum"``.
+        z_loss: As in :func:`cross_entropy`, of the input's logits.
+        softcap, logit_scale: As in :func:`cross_entropy`, of both.
+        row_weight, normalizer, empty, out_dtype, inplace_backward: As in :func:`cross_entropy`.
 
     Gradients flow to both; pass ``teacher.detach()`` to keep the teacher as it is. Under autocast it runs in float32.
 
@@ -134,17 +167,24 @@ def kl_div_with_logits(
 
     Source: S. Kullback and R. A. Leibler, 1951; distillation: G. Hinton et al., 2015, arXiv:1503.02531.
     """
-    if has_torch_function_variadic(input_logits, target_logits):
+    if has_torch_function_variadic(input_logits, target_logits, row_weight, normalizer):
         return handle_torch_function(
             kl_div_with_logits,
-            (input_logits, target_logits),
+            (input_logits, target_logits, row_weight, normalizer),
             input_logits,
             target_logits,
             temperature,
             dim=dim,
             reduction=reduction,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            row_weight=row_weight,
+            normalizer=normalizer,
+            empty=empty,
+            out_dtype=out_dtype,
+            inplace_backward=inplace_backward,
         )
-    code = reduction_code(reduction)
     name = "kl_div_with_logits"
     if type(temperature) is not float:
         temperature = number(name, "temperature", 3, temperature)
@@ -165,7 +205,10 @@ def kl_div_with_logits(
     dim = wrapped_dim(name, dim, x.dim())
     if x.dim() == 0:
         x, t = x.reshape(1), t.reshape(1)
-    return loss_of(KLDivWithLogitsFunction, x, t, None, dim, code, -100, temperature)
+    code, normalizer = reduction_of(name, reduction, empty, normalizer, x)
+    options = (temperature, *logit_options(name, z_loss, softcap, logit_scale))
+    more = (row_weight, normalizer, out_dtype, inplace_backward)
+    return row_loss(name, KLDivWithLogitsFunction, x, t, None, RowConfig(dim, None, code, options), *more)
 
 
 def _terms(input: Tensor, target: Tensor, log_target: bool) -> tuple[Tensor, ...]:

@@ -13,15 +13,21 @@ NONE = 0
 
 def _register(name: str, forward: Callable, backward: Callable, double_backward: Callable) -> None:
     for suffix, fake in (("", forward), ("_backward", backward), ("_double_backward", double_backward)):
-        torch.library.register_fake(f"torchloss::{name}{suffix}", _on_one_device(name + suffix, fake))
+        _register_one(name + suffix, fake)
+
+
+def _register_one(name: str, fake: Callable) -> None:
+    torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
 
 
 def _on_one_device(name: str, fake: Callable) -> Callable:
     """A single meta tensor sends a call here: its other tensors may not be elsewhere, or missing."""
-    arguments = getattr(torch.ops.torchloss, name).default._schema.arguments
+    op = getattr(torch.ops.torchloss, name).default
+    arguments = op._schema.arguments
     required = [i for i, a in enumerate(arguments) if isinstance(a.type, torch.TensorType)]
 
     def checked(*args: Any) -> Any:
+        args = *args, *(a.default_value for a in arguments[len(args) :])  # the dispatcher leaves these out
         for i in required:
             if args[i] is None:
                 raise RuntimeError(f"{name}: expected a tensor for {arguments[i].name}")
@@ -34,56 +40,61 @@ def _on_one_device(name: str, fake: Callable) -> Callable:
 
 
 def pointwise(name: str) -> None:
-    def loss(input: Tensor, target, weight, pos_weight, reduction, parameter) -> Tensor:
-        return torch.empty_like(input) if reduction == NONE else input.new_empty(())
+    names = [a.name for a in getattr(torch.ops.torchloss, name).default._schema.arguments]
 
-    def backward(grad, input, *_: Any) -> tuple[Tensor, Tensor]:
-        target_grad = _[-1]
-        return torch.empty_like(input), torch.empty_like(input) if target_grad else input.new_empty(0)
+    def loss(*args: Any) -> Tensor:
+        a = dict(zip(names, args, strict=True))
+        x = a["input"]
+        if a["reduction"] == NONE:
+            return torch.empty_like(x)
+        return x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
 
-    def double_backward(h, k, grad, input, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return loss(input, *args), torch.empty_like(input), torch.empty_like(input)
+    def backward(grad, input, *args: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(input), torch.empty_like(input) if args[-1] else input.new_empty(0)
+
+    def double_backward(h, k, grad, input, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        each = grad.shape == input.shape and grad.dtype == input.dtype
+        grad_grad = torch.empty_like(input) if each else grad.new_empty(())
+        return grad_grad, torch.empty_like(input), torch.empty_like(input)
 
     _register(name, loss, backward, double_backward)
 
 
-def _value(input: Tensor, dim: int, reduction: int) -> tuple[Tensor, list[int]]:
-    """A loss of rows, and the sizes of the dimensions that are not of classes."""
-    rows = [*input.shape[:dim], *input.shape[dim + 1 :]]
-    return input.new_empty(rows if reduction == NONE else ()), rows
+def rowwise(name: str, sizes: Any) -> None:
+    """`sizes` tells how many numbers a row's forward pass leaves, and how many values it has."""
+    names = [a.name for a in getattr(torch.ops.torchloss, name).default._schema.arguments]
 
+    def rows(input: Tensor, dim: int) -> list[int]:
+        return [*input.shape[:dim], *input.shape[dim + 1 :]]
 
-def _loss_of_rows(saved: Callable[[float], int]) -> Callable:
-    """`saved` tells how many numbers a row's forward pass leaves for its backward pass, given the parameter."""
-
-    def loss(input: Tensor, target, weight, dim, reduction, ignore_index, parameter) -> tuple[Tensor, Tensor, Tensor]:
-        out, rows = _value(input, dim, reduction)
+    def loss(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        a = dict(zip(names, args, strict=False))
+        input, shape = a["input"], rows(a["input"], a["dim"])
         dtype = torch.promote_types(input.dtype, torch.float32)
-        return out, input.new_empty([saved(parameter), *rows], dtype=dtype), input.new_empty((), dtype=dtype)
+        value = [sizes.values, *shape] if sizes.values > 1 else () if a.get("reduction") else shape
+        return tuple(input.new_empty(s, dtype=dtype) for s in (value, [sizes.saved, *shape], ()))
 
-    return loss
+    def backward(grad, input, *args: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(input), torch.empty_like(args[0]) if args[-1] else input.new_empty(0)
 
+    def double_backward(h, k, grad, input, *args: Any):
+        grad_target = torch.empty_like(args[0]) if sizes.floating_target else input.new_empty(0)
+        return torch.empty_like(grad, memory_format=torch.contiguous_format), torch.empty_like(input), grad_target
 
-def rowwise(name: str, saved: Callable[[float], int]) -> None:
-    def backward(grad, input, target, *_: Any) -> tuple[Tensor, Tensor]:
-        target_grad = _[-1]
-        return torch.empty_like(input), torch.empty_like(target) if target_grad else input.new_empty(0)
+    _register(name, loss, backward, double_backward)
+    if not hasattr(torch.ops.torchloss, f"{name}_with_gradient"):
+        return
+    at = 1 + sum(sizes.has[1:])  # where row_weight and normalizer are
 
-    def double_backward(h, k, grad, input, target, weight, stats, total, dim, reduction, *_: Any):
-        floating = target is not None and target.is_floating_point()
-        grad_target = torch.empty_like(target) if floating else input.new_empty(0)
-        return _value(input, dim, reduction)[0], torch.empty_like(input), grad_target
+    def over_input(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return loss(*args[:at], *args[at + 2 :])
 
-    _register(name, _loss_of_rows(saved), backward, double_backward)
+    def with_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return *over_input(*args), torch.empty_like(args[0])
 
-
-def cross_entropy_and_gradient(saved: Callable[[float], int]) -> None:
-    name, loss = "cross_entropy_and_gradient", _loss_of_rows(saved)
-
-    def fake(input: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return *loss(input, *args), torch.empty_like(input)
-
-    torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
+    _register_one(f"{name}_with_gradient", with_gradient)
+    _register_one(f"{name}_with_gradient_", over_input)
+    _register_one(f"{name}_backward_into", lambda *_: None)
 
 
 def row_map(name: str) -> None:

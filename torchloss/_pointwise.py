@@ -11,16 +11,32 @@ from torch import Tensor
 from torchloss._check import (
     CODES,
     MEAN,
+    NONE,
+    SUM,
     WIDE,
     common_dtype,
     not_a_tensor,
     other_device,
-    reduction_code,
     scalar_type,
     text,
     warn,
 )
+from torchloss._reduction import MEAN_OR_ZERO, divided, reduction_of, result_dtype
 from torchloss.autograd import run
+
+
+def simple(reduction: str, input: Tensor, target: Tensor) -> bool:
+    """Whether there is nothing to refuse, to promote or to broadcast."""
+    return (
+        type(input) is Tensor
+        and type(target) is Tensor
+        and type(reduction) is str
+        and reduction in CODES
+        and input.dtype is target.dtype
+        and input.dtype in WIDE
+        and input.shape == target.shape
+        and input.device == target.device
+    )
 
 
 def distance(
@@ -30,25 +46,58 @@ def distance(
     target: Tensor,
     weight: Tensor | None,
     reduction: str,
-    parameter: float,
+    normalizer: float | Tensor | None,
+    empty: str,
+    out_dtype: torch.dtype | None,
+    *options: float,
 ) -> Tensor:
+    name = kernel.removesuffix("_{}") + "_loss"
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
-        raise not_a_tensor(kernel.removesuffix("_{}") + "_loss", target=target, input=input)
+        raise not_a_tensor(name, target=target, input=input)
     x, t = (input, target) if target.shape == input.shape else broadcast(input, target)
     if t.device != x.device:
         raise other_device(t, "target", x)
     if weight is not None:
-        return _weighted(function, kernel, x, t, weight, input.shape, reduction, parameter)
-    if x.dtype is not t.dtype or x.dtype not in WIDE:
+        _check_weight(name, x, weight, input.shape, reduction)
+        x, t, weight = _promoted(kernel, x, t, weight)
+    elif x.dtype is not t.dtype or x.dtype not in WIDE:
         x, t = _promoted(kernel, x, t)
-    return run(function, x, t, None, None, reduction_code(reduction), parameter)
+    code, normalizer = reduction_of(name, reduction, empty, normalizer, x)
+    own = (x.dtype, input.dtype)
+    if weight is not None and code in (MEAN, MEAN_OR_ZERO) and normalizer is None and name != "huber_loss":
+        dtype = result_dtype(name, out_dtype, *own)
+        loss = _weighted_mean(function, x, t, weight, code, options)
+        return loss if loss.dtype is dtype else loss.to(dtype)
+    w = weight if weight is None or weight.shape == x.shape else weight.expand(x.shape)
+    return finished(name, function, x, t, (w,), code, normalizer, out_dtype, own, *options)
 
 
-def _weighted(
-    function: Any, kernel: str, x: Tensor, t: Tensor, weight: Tensor, size: torch.Size, reduction: str, parameter: float
+def finished(
+    name: str,
+    function: Any,
+    x: Tensor,
+    t: Tensor,
+    weights: tuple,
+    code: int,
+    normalizer: float | Tensor | None,
+    out_dtype: torch.dtype | None,
+    own: tuple[torch.dtype, ...],
+    *options: float,
 ) -> Tensor:
+    """The loss, divided by its normalizer and in its dtype. `own` are the dtypes of the input: see result_dtype."""
+    dtype = own[0] if out_dtype is None else result_dtype(name, out_dtype, *own)
+    if code == NONE and dtype.itemsize > x.dtype.itemsize:  # else the op rounds each of its numbers to 16 bits
+        x, t = x.to(dtype), t.to(dtype)
+        weights = tuple(w if w is None else w.to(dtype) for w in weights)
+    loss = run(function, x, t, *weights, code if normalizer is None else SUM, *options)
+    if normalizer is not None:
+        loss = divided(loss, normalizer)
+    return loss if loss.dtype is dtype else loss.to(dtype)
+
+
+def _check_weight(name: str, x: Tensor, weight: Tensor, size: torch.Size, reduction: str) -> None:
     if not isinstance(weight, Tensor):
-        raise not_a_tensor(kernel.removesuffix("_{}") + "_loss", weight=weight)
+        raise not_a_tensor(name, weight=weight)
     if weight.shape != size:
         raise ValueError(
             f"Weights and input must have the same size.\n  The weight is {text(weight.shape)}, the input {text(size)}."
@@ -58,16 +107,18 @@ def _weighted(
         raise ValueError(f"Invalid reduction mode: {reduction}. Expected one of 'none', 'mean', 'sum'.")
     if weight.device != x.device:
         raise other_device(weight, "weight", x)
-    x, t, w = _promoted(kernel, x, t, weight)
-    code = CODES[reduction]
-    if code == MEAN and x.dtype.itemsize == 2:  # the quotient below would be rounded three times
-        wide = _weighted(function, kernel, x.float(), t.float(), w.float(), size, reduction, parameter)
-        return wide.to(x.dtype)
-    loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), None, code, parameter)
-    if code != MEAN or kernel.startswith("huber"):
-        return loss
-    # sum(w L) / sum(w), both as means, which do not overflow in float16
-    return loss / w.mean() if w.shape == x.shape else loss / w.mean() * (x.numel() / max(w.numel(), 1))
+
+
+def _weighted_mean(function: Any, x: Tensor, t: Tensor, w: Tensor, code: int, options: tuple) -> Tensor:
+    """sum(w L) / sum(w), in the compute type; both as means, which do not overflow."""
+    if x.dtype.itemsize == 2:  # so that the weight's gradient, the sum of two, is rounded once
+        x, t, w = x.float(), t.float(), w.float()
+    loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), code, *options)
+    mean = w.mean() if code == MEAN else w.sum() / max(w.numel(), 1)
+    if code == MEAN_OR_ZERO:
+        mean = torch.where(mean == 0, 1, mean)
+    loss = loss / mean
+    return loss if w.shape == x.shape else loss * (x.numel() / max(w.numel(), 1))
 
 
 def _promoted(kernel: str, *tensors: Tensor) -> tuple[Tensor, ...]:

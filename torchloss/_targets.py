@@ -60,19 +60,21 @@ def class_indices(input: Tensor, target: Tensor, dim: int) -> Tensor:
             raise _wrong_shape(input, target, dim)
         target = target.reshape(())
     if target.dtype is not torch.int64:
-        if target.dtype not in (torch.uint8, torch.int32):
-            raise _wrong_dtype(target)
+        refuse_dtype(target)
         target = target.long()
     if target.device != input.device:
         raise other_device(target, "target", input)
     return target
 
 
-def _wrong_dtype(target: Tensor) -> RuntimeError:
+def refuse_dtype(target: Tensor) -> None:
+    """Raises if these are no class indices."""
+    if target.dtype in (torch.int64, torch.uint8, torch.int32):
+        return
     fix = "Class indices are whole numbers: pass target.long()."
     if target.dtype.is_floating_point:
         fix += " (Class probabilities are floating point, but have the shape of the input.)"
-    return RuntimeError(f"expected target dtype to be Long or Byte, but got {scalar_type(target.dtype)}\n  {fix}")
+    raise RuntimeError(f"expected target dtype to be Long or Byte, but got {scalar_type(target.dtype)}\n  {fix}")
 
 
 def _wrong_shape(input: Tensor, target: Tensor, dim: int) -> Exception:

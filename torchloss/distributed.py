@@ -9,16 +9,18 @@ DDP and FSDP hand plain tensors to the loss and need none of this.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch.distributed.tensor import Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-from torchloss.autograd.chain import MEAN, NONE
+from torchloss.autograd.chain import NONE, SUM
 from torchloss.autograd.pointwise import NAMES as POINTWISE
 from torchloss.autograd.row_map import NAMES as ROW_MAPS
 from torchloss.autograd.rowwise import NAMES as ROWWISE
+from torchloss.autograd.rowwise import Sizes
 
 Strategy = tuple[list[Placement], list["Placement | None"]]
 
@@ -31,7 +33,8 @@ def place(op: Any, args: tuple, outputs: list[Placement], **of: Placement) -> St
 
 
 def value(op: Any, args: tuple) -> dict[str, Any]:
-    return dict(zip([a.name for a in op._schema.arguments], args, strict=False))
+    args = *args, *(a.default_value for a in op._schema.arguments[len(args) :])
+    return dict(zip([a.name for a in op._schema.arguments], args, strict=True))
 
 
 def everywhere(op: Any, args: tuple) -> Strategy:
@@ -39,14 +42,20 @@ def everywhere(op: Any, args: tuple) -> Strategy:
     return place(op, args, [Replicate() for _ in op._schema.returns])
 
 
+def whole(a: dict[str, Any]) -> bool:
+    """Whether the loss is one of the whole: a mean is, and its gradient by way of the mean's divisor is not."""
+    return a.get("reduction", NONE) not in (NONE, SUM)
+
+
 def pointwise(op: Any, args: tuple, kind: str) -> list[Strategy]:
     a = value(op, args)
     strategies = [everywhere(op, args)]
-    if a["reduction"] == MEAN:
+    reduced = len(a["grad"].shape) == 0 if kind else a["reduction"] != NONE
+    if not kind and a["reduction"] not in (NONE, SUM):
         return strategies
     for d in range(len(a["input"].shape)):
         s = Shard(d)
-        loss, grad = (s, s) if a["reduction"] == NONE else (Partial(), Replicate())
+        loss, grad = (Partial(), Replicate()) if reduced else (s, s)
         outputs = {
             "": [loss],
             "_backward": [s, s if a.get("target_grad") else Replicate()],
@@ -57,24 +66,27 @@ def pointwise(op: Any, args: tuple, kind: str) -> list[Strategy]:
     return strategies
 
 
-def rowwise(op: Any, args: tuple, kind: str) -> list[Strategy]:
+def rowwise(op: Any, args: tuple, kind: str, sizes: Sizes) -> list[Strategy]:
+    """In front of the rows' dimensions lie the numbers that each has saved and, where a row has several, its values."""
     a = value(op, args)
     strategies = [everywhere(op, args)]
-    if a["reduction"] == MEAN:
+    reduction = a.get("reduction", NONE)
+    if reduction not in (NONE, SUM):
         return strategies
-    for d in range(len(a["input"].shape)):
+    dims, several = len(a["input"].shape), sizes.values > 1
+    reduced = dims > 1 and len(a["grad"].shape) == 0 if kind else reduction == SUM
+    for d in range(dims):
         if d == a["dim"]:
             continue
         s, row = Shard(d), d - (d > a["dim"])  # the dimension among the rows'
-        floating = a["target"] is not None and len(a["target"].shape) == len(a["input"].shape)
-        target = s if floating else Shard(row)
-        loss, grad = (Shard(row), Shard(row)) if a["reduction"] == NONE else (Partial(), Replicate())
+        target = s if sizes.floating_target else Shard(row)
+        loss, grad = (Partial(), Replicate()) if reduced else (Shard(row + several), Shard(row + several))
         outputs = {
             "": [loss, Shard(row + 1), Partial()],
             "_backward": [s, s if a.get("target_grad") else Replicate()],
-            "_double_backward": [loss, s, s if floating else Replicate()],
+            "_double_backward": [loss, s, s if sizes.floating_target else Replicate()],
         }[kind]
-        saved = {"stats": Shard(row + 1), "grad": grad, "h": s, "k": s}
+        saved = {"saved": Shard(row + 1), "grad": grad, "h": s, "k": s}
         strategies.append(place(op, args, outputs, input=s, target=target, **saved))
     return strategies
 
@@ -92,11 +104,12 @@ def row_map(op: Any, args: tuple, kind: str) -> list[Strategy]:
 
 
 def _register() -> None:
-    for names, rule in ((POINTWISE, pointwise), (ROWWISE, rowwise), (ROW_MAPS, row_map)):
-        for name in names:
-            for kind in ("", "_backward", "_double_backward"):
-                op = getattr(torch.ops.torchloss, name + kind).default
-                register_sharding(op)(lambda *args, op=op, rule=rule, kind=kind: rule(op, args, kind))
+    rules = [(name, pointwise) for name in POINTWISE] + [(name, row_map) for name in ROW_MAPS]
+    rules += [(name, partial(rowwise, sizes=Sizes(name))) for name in ROWWISE]
+    for name, rule in rules:
+        for kind in ("", "_backward", "_double_backward"):
+            op = getattr(torch.ops.torchloss, name + kind).default
+            register_sharding(op)(lambda *args, op=op, rule=rule, kind=kind: rule(op, args, kind))
 
 
 _register()

@@ -11,10 +11,12 @@ from torchloss._divergence import kl_div, kl_div_with_logits
 from torchloss._entropy import entropy, softmax_entropy
 from torchloss._regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 from torchloss._softmax import log_softmax, softmax
+from torchloss._stats import count_targets, logit_stats
 
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "count_targets",
     "cross_entropy",
     "entropy",
     "huber_loss",
@@ -22,6 +24,7 @@ __all__ = [
     "kl_div_with_logits",
     "l1_loss",
     "log_softmax",
+    "logit_stats",
     "mse_loss",
     "nll_loss",
     "smooth_l1_loss",

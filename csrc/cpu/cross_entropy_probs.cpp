@@ -1,7 +1,7 @@
-#include "device.h"
+#include "rows.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CPU, m) {
   using namespace torchloss;
-  register_ops<RowLoss<Cpu, CrossEntropyProbs>>(m, CrossEntropyProbs::name);
-  register_ops<RowLoss<Cpu, NLL>>(m, NLL::name);
+  RowLoss<Cpu, CrossEntropyProbs>::register_ops(m);
+  RowLoss<Cpu, NLL>::register_ops(m);
 }

@@ -1,5 +1,9 @@
 #include "device.h"
 
+#include <cmath>
+
+#include "../rowwise.h"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -11,9 +15,9 @@ namespace torchloss {
 void Cpu::prepare(const Tensor& t) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t page = 2 << 20, least = 2 * page;
-  const uintptr_t bytes = t.numel() * t.element_size();
+  const uintptr_t bytes = t.numel * element_size(t.dtype);
   if (bytes < least) return;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), first = (begin + page - 1) / page * page;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data), first = (begin + page - 1) / page * page;
   madvise(reinterpret_cast<void*>(first), (begin + bytes) / page * page - first, MADV_HUGEPAGE);  // a wish
 #endif
 }
@@ -28,54 +32,81 @@ void Cpu::check_targets(const RowArgs& a) {
 
 namespace {
 
-struct CountRows {
-  template <int bytes>
-  HD static void run(const RowArgs* a, int64_t* count) {
-    int64_t n = 0;
-    for (int64_t r = 0; r < a->rows; ++r) n += a->target[r] != a->ignore_index;
-    *count = n;
+double number(const void* p, ScalarType dtype, int64_t i) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return static_cast<const double*>(p)[i];
+    case ScalarType::Half:
+      return static_cast<float>(static_cast<const torch::headeronly::Half*>(p)[i]);
+    case ScalarType::BFloat16:
+      return static_cast<float>(static_cast<const torch::headeronly::BFloat16*>(p)[i]);
+    case ScalarType::Long:
+      return static_cast<double>(static_cast<const int64_t*>(p)[i]);
+    case ScalarType::Int:
+      return static_cast<const int32_t*>(p)[i];
+    default:
+      return static_cast<const float*>(p)[i];
   }
-};
+}
 
-template <class T>
-void total_of(const RowArgs& a, T* total) {
-  if (!a.target) {
-    *total = static_cast<T>(a.rows);
-    return;
-  }
+// The weight of the rows that count.
+double total_weight(const RowArgs& a) {
+  const ScalarType compute = compute_type(a.dtype);
+  if (!a.target && !a.row_weight) return static_cast<double>(a.rows);
   double sum = 0;
-  if (a.weight) {
-    for (int64_t r = 0; r < a.rows; ++r) {  // perhaps before the targets were checked
-      const int64_t y = a.target[r];
-      if (y != a.ignore_index && y >= 0 && y < a.classes) sum += read<T>(a.weight, a.dtype, y * a.weight_stride);
+  int64_t count = 0;
+  for (int64_t r = 0; r < a.rows; ++r) {  // perhaps before the targets were checked
+    if (!a.weight && !a.row_weight) {
+      count += a.target[r] != a.ignore_index;
+      continue;
     }
-  } else {
-    int64_t count = 0;
-    MultiIsa<CountRows>::run(&a, &count);
-    sum = static_cast<double>(count);
+    double w = 1;
+    if (a.target) {
+      const int64_t y = a.target[r];
+      if (y == a.ignore_index || y < 0 || y >= a.classes) continue;
+      if (a.weight) w = number(a.weight, a.dtype, y * a.weight_stride);
+    }
+    sum += a.row_weight ? w * number(a.row_weight, compute, r) : w;
   }
-  *total = static_cast<T>(sum);
+  return sum + static_cast<double>(count);
 }
 
 template <class T>
-void reduce_to(const RowArgs& a, const void* total, void* loss) {
+void finish_in(const RowArgs& a) {
+  const RowResults& to = a.results;
+  if (to.total) *static_cast<T*>(to.total) = static_cast<T>(total_weight(a));
+  if (to.total && to.or_one && *static_cast<T*>(to.total) == 0) *static_cast<T*>(to.total) = 1;
+  if (!to.loss) return;
   const T* values = static_cast<const T*>(a.values);
   double sums[8] = {};
   for (int64_t r = 0; r < a.rows; ++r) sums[r % 8] += values[r];
   double sum = 0;
   for (double s : sums) sum += s;
-  if (total) sum /= *static_cast<const T*>(total);
-  write<T>(loss, a.dtype, 0, static_cast<T>(sum));
+  T loss = static_cast<T>(sum);
+  if (to.mean) {
+    const T by = *static_cast<const T*>(to.divisor ? to.divisor : to.total);
+    // As reduction="sum" divided; but a sum beyond the largest number may have a quotient.
+    loss = to.normalized && !std::isinf(loss) ? loss / by : static_cast<T>(sum / by);
+  }
+  *static_cast<T*>(to.loss) = loss;
 }
 
 }  // namespace
 
-void Cpu::total(const RowArgs& a, void* total) {
-  a.dtype == ScalarType::Double ? total_of(a, static_cast<double*>(total)) : total_of(a, static_cast<float*>(total));
+void Cpu::finish(const RowArgs& a) {
+  if (!a.results.loss && !a.results.total) return;
+  a.dtype == ScalarType::Double ? finish_in<double>(a) : finish_in<float>(a);
 }
 
-void Cpu::reduce(const RowArgs& a, const void* total, void* loss) {
-  a.dtype == ScalarType::Double ? reduce_to<double>(a, total, loss) : reduce_to<float>(a, total, loss);
+void Cpu::total(const RowArgs& a) { finish(a); }
+
+void Cpu::normalizer(const RowArgs& a, const Tensor& n, void* total) {
+  STD_TORCH_CHECK(n.device_type == aoti_torch_device_type_cpu(), a.op, ": expected a normalizer on the CPU");
+  const double value = number(n.data, n.dtype, 0);
+  if (a.dtype == ScalarType::Double)
+    *static_cast<double*>(total) = value;
+  else
+    *static_cast<float*>(total) = static_cast<float>(value);
 }
 
 }  // namespace torchloss

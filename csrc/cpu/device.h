@@ -1,9 +1,16 @@
 #pragma once
-// The CPU, as the device that ../pointwise.h and ../rowwise.h ask for.
-#include "points.h"
-#include "rows.h"
+// The CPU, as the device that ../pointwise.h and ../rowwise.h ask for. The loops are in points.h and rows.h.
+#include <torch/csrc/stable/ops.h>
+
+#include <cstring>
+#include <memory>
+
+#include "../tensor.h"
 
 namespace torchloss {
+
+struct PointArgs;
+struct RowArgs;
 
 struct Cpu {
   // Memory for the length of a call.
@@ -12,35 +19,24 @@ struct Cpu {
 
    public:
     void* reserve(const Tensor&, int64_t n, ScalarType dtype) {
-      memory.reset(new char[n * (dtype == ScalarType::Double ? 8 : 4)]);
+      memory.reset(new char[n * element_size(dtype)]);
       return memory.get();
     }
   };
 
-  template <template <class> class K>
-  static void rows(const RowArgs& a) {
-    if (!(a.dtype == ScalarType::Double ? run_rows<K, double>(a) : run_rows<K, float>(a))) {
-      check_targets(a);
-      STD_TORCH_CHECK(false, a.op, ": a target changed while it was read");
-    }
-  }
-
-  template <template <class> class K>
-  static void rows_and_totals(const RowArgs& a, void* weights, void* loss, bool mean) {
-    rows<K>(a);
-    total(a, weights);
-    if (loss) reduce(a, mean ? weights : nullptr, loss);
-  }
+  // `rare`: second derivatives, see isa.h.
+  template <template <class> class K, bool rare = false>
+  static void rows(const RowArgs& a);
 
   template <template <class> class L, int order>
-  static bool pointwise(const PointArgs& a) {
-    return a.dtype == ScalarType::Double ? run_points<L, order, double>(a) : run_points<L, order, float>(a);
-  }
+  static bool pointwise(const PointArgs& a);
 
   static void prepare(const Tensor& t);
+  static void zero(void* p, int64_t bytes, int) { std::memset(p, 0, bytes); }
   static void check_targets(const RowArgs& a);
-  static void total(const RowArgs& a, void* total);
-  static void reduce(const RowArgs& a, const void* total, void* loss);
+  static void finish(const RowArgs& a);  // what RowResults asks for, once the rows have their values
+  static void total(const RowArgs& a);
+  static void normalizer(const RowArgs& a, const Tensor& normalizer, void* total);
 };
 
 }  // namespace torchloss

@@ -1,8 +1,8 @@
-#include "device.h"
+#include "rows.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CPU, m) {
   using namespace torchloss;
-  register_ops<RowLoss<Cpu, Entropy>>(m, Entropy::name);
-  register_ops<RowLoss<Cpu, SoftmaxEntropy>>(m, SoftmaxEntropy::name);
-  register_ops<RowLoss<Cpu, KLDivWithLogits>>(m, KLDivWithLogits::name);
+  RowLoss<Cpu, Entropy>::register_ops(m);
+  RowLoss<Cpu, SoftmaxEntropy>::register_ops(m);
+  RowLoss<Cpu, LogitStats>::register_ops(m);
 }

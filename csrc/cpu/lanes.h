@@ -13,7 +13,7 @@
 namespace torchloss {
 
 // A sum takes so many vectors at once, and then keeps what it loses.
-constexpr int kFew = 8;
+constexpr int kVectorsPerSum = 8;
 
 template <class T>
 struct IntOf;
@@ -235,7 +235,7 @@ HD Lanes<T, bytes> exp(Lanes<T, bytes> x) {
 // As below, to 1.1 ulp, with what AVX-512 has for it. x = (n + j/16) ln 2 + r with |r| <= ln 2 / 32, where a polynomial
 // of a low degree is enough; 2^(j/16) comes from a table that fits in a register, and 2^n by scaling.
 template <int bytes>
-HD Lanes<float, bytes> decay_by_table(Lanes<float, bytes> x) {
+HD Lanes<float, bytes> exp_by_table(Lanes<float, bytes> x) {
   using L = Lanes<float, bytes>;
   using F = Format<float>;
   static constexpr float roots[] = {1.f,          1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
@@ -256,11 +256,11 @@ HD Lanes<float, bytes> decay_by_table(Lanes<float, bytes> x) {
 // e^x for x <= 0 (up to 40 at least), to 1.25 ulp, down to the smallest subnormal: 2^n = 2^(n + 64) 2^-64 takes one
 // shift, one sum and one product.
 template <class T, int bytes>
-HD Lanes<T, bytes> decay(Lanes<T, bytes> x) {
+HD Lanes<T, bytes> exp_nonpositive(Lanes<T, bytes> x) {
   using L = Lanes<T, bytes>;
   using F = Format<T>;
 #ifdef __x86_64__
-  if constexpr (sizeof(T) == 4 && bytes == 64) return decay_by_table<bytes>(x);
+  if constexpr (sizeof(T) == 4 && bytes == 64) return exp_by_table<bytes>(x);
 #endif
   constexpr T up = F::round + 64;
   x = select(L(F::exp_low) > x, L(F::exp_low), x);
@@ -306,12 +306,12 @@ HD Lanes<T, bytes> log(Lanes<T, bytes> x) {
   return select(x < infinity<L>(), y, x);
 }
 
-// log(1 + x), to 0.9 ulp: the logarithm of the rounded u = 1 + x, corrected by what the rounding lost.
+// log(1 + x), to 0.9 ulp: the logarithm of the rounded u = 1 + x, corrected by what the rounding compensation.
 template <class T, int bytes>
 HD Lanes<T, bytes> log1p(Lanes<T, bytes> x) {
   using L = Lanes<T, bytes>;
-  const L u = L(1) + x, lost = select(x > L(1), L(1) - (u - x), x - (u - L(1)));
-  L y = log_of_normal<T, bytes>(u, lost / u, typename L::I{});
+  const L u = L(1) + x, compensation = select(x > L(1), L(1) - (u - x), x - (u - L(1)));
+  L y = log_of_normal<T, bytes>(u, compensation / u, typename L::I{});
   y = select(x == L(-1), L(0) - infinity<L>(), select(x < L(-1), L(std::numeric_limits<T>::quiet_NaN()), y));
   y = select(x == L(0), x + x, y);  // not x: an arm that two selects share gcc 12 takes lane by lane
   return select(x < infinity<L>(), y, x);

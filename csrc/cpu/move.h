@@ -12,8 +12,7 @@ constexpr ScalarType own_type() {
 }
 
 inline void* element(void* data, ScalarType dtype, int64_t i) {
-  const int64_t size = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
-  return static_cast<char*>(data) + i * size;
+  return static_cast<char*>(data) + i * element_size(dtype);
 }
 
 // Rows by classes of a tensor. In a buffer of the compute type class c of row r is at [c * width + r].
@@ -30,18 +29,21 @@ template <class T, bool store>
 struct Move {
   template <int bytes>
   HD static void run(const Block* b, T* buffer, int64_t width) {
-    if constexpr (sizeof(T) == 8)
-      return typed<double, bytes>(*b, buffer, width);
-    else
-      switch (b->dtype) {
-        case ScalarType::Half:
-          return typed<torch::headeronly::Half, bytes>(*b, buffer, width);
-        case ScalarType::BFloat16:
-          return typed<torch::headeronly::BFloat16, bytes>(*b, buffer, width);
-        default:
-          return typed<float, bytes>(*b, buffer, width);
-      }
+    switch (b->dtype) {
+      case ScalarType::Half:
+        return typed<torch::headeronly::Half, bytes>(*b, buffer, width);
+      case ScalarType::BFloat16:
+        return typed<torch::headeronly::BFloat16, bytes>(*b, buffer, width);
+      case ScalarType::Double:
+        if constexpr (sizeof(T) == 8) return typed<double, bytes>(*b, buffer, width);
+        return;
+      default:
+        return typed<float, bytes>(*b, buffer, width);
+    }
   }
+  // Vectors of T come from the same type or, of floats, from 16 bits.
+  template <class S>
+  static constexpr bool by_vectors = std::is_same_v<S, T> || sizeof(T) == 4;
 
   template <class S, int bytes>
   HD static void typed(const Block& b, T* buffer, int64_t width) {
@@ -51,11 +53,12 @@ struct Move {
       for (int64_t c = 0; c < b.classes; ++c) line<S, bytes>(p + c * b.class_stride, buffer + c * width, b.rows);
       return;
     }
-    const bool tiles = b.class_stride == 1;
+    const bool tiles = by_vectors<S> && b.class_stride == 1;
     const int64_t rows = tiles ? b.rows / 4 * 4 : 0, classes = tiles ? b.classes / 4 * 4 : 0;
-    for (int64_t r = 0; r < rows; r += 4)
-      for (int64_t c = 0; c < classes; c += 4)
-        transposed(p + r * b.row_stride + c, b.row_stride, buffer + c * width + r, width);
+    if constexpr (by_vectors<S>)
+      for (int64_t r = 0; r < rows; r += 4)
+        for (int64_t c = 0; c < classes; c += 4)
+          transposed(p + r * b.row_stride + c, b.row_stride, buffer + c * width + r, width);
     for (int64_t c = 0; c < b.classes; ++c)
       for (int64_t r = c < classes ? rows : 0; r < b.rows; ++r)
         one(p[r * b.row_stride + c * b.class_stride], buffer[c * width + r]);
@@ -65,7 +68,8 @@ struct Move {
   HD static void line(S* p, T* buffer, int64_t n) {
     using V = Lanes<T, bytes>;
     int64_t i = 0;
-    for (; i + V::size <= n; i += V::size) vector<V>(p + i, buffer + i);
+    if constexpr (by_vectors<S>)
+      for (; i + V::size <= n; i += V::size) vector<V>(p + i, buffer + i);
     for (; i < n; ++i) one(p[i], buffer[i]);
   }
   template <class V, class S>
@@ -92,9 +96,9 @@ struct Move {
   template <class S>
   HD static void one(S& there, T& here) {
     if constexpr (store)
-      there = static_cast<S>(here);
+      there = static_cast<S>(static_cast<std::conditional_t<sizeof(S) == 2, float, T>>(here));
     else
-      here = static_cast<T>(there);
+      here = static_cast<T>(static_cast<std::conditional_t<sizeof(S) == 2, float, S>>(there));
   }
 
   // Four rows of four numbers, stored as four columns of four.
@@ -119,7 +123,7 @@ struct Move {
 
 template <class T, bool store>
 __attribute__((noinline)) void move(const Block& b, T* buffer, int64_t width) {
-  MultiIsa<Move<T, store>>::run(&b, buffer, width);
+  IsaFor<T, Move<T, store>>::run(&b, buffer, width);
 }
 
 // A run of n numbers, `stride` apart.

@@ -3,8 +3,10 @@
 //
 // The elements are cut into blocks that do not depend on the number of threads; a block's sum goes into a slot of its
 // own, and the slots are added in order: the same result on any number of threads. What does not lie in memory as a run
-// of the compute type (another dtype, a broadcast, a transposed view) passes through a buffer in the L1 cache.
+// of numbers of the loop's type (another dtype, a broadcast, a transposed view) passes through a buffer in the L1
+// cache.
 #include "../pointwise.h"
+#include "device.h"
 #include "lanes.h"
 #include "move.h"
 
@@ -27,29 +29,31 @@ struct PointLoop {
   const PointArgs& a;
   const PointStream* in[streams];
   L<V> loss;
+  V factor = V(1);
   V outside = V(0);  // of the loss's domain: how often
   alignas(64) T in_buffer[streams][kRun], out_buffer[3][kRun];
 
   HD explicit PointLoop(const PointArgs& a)
-      : a(a), in{&a.x, &a.t, &a.w, &a.p, &a.g, &a.h, &a.k}, loss(make_loss<L, V>(a.parameter)) {
+      : a(a), in{&a.x, &a.t, &a.w, &a.p, &a.g, &a.h, &a.k}, loss(make_loss<L, V>(a)) {
+    if (a.factor) factor = V(read<T>(a.factor, compute_type(a.dtype), 0));
     for (int s = 0; s < streams; ++s)
       if (reads(s) && constant(*in[s])) fill(s);
   }
   static bool constant(const PointStream& s) { return !s.data || s.layout.n == 0; }
   HD void fill(int s) {
     const T x = in[s]->data ? read<T>(in[s]->data, a.dtype, 0) : static_cast<T>(in[s]->fill);
-    for (T& b : in_buffer[s]) b = x;
+    std::fill_n(in_buffer[s], std::min<int64_t>(kRun, a.n), x);
   }
 
   // The sum of out[0] over [begin, end), or 0 if it is not summed.
   HD double block(int64_t begin, int64_t end) {
     V sum(0);
-    V lost(0);
-    for (int64_t i = begin; i < end; i += kRun) run(i, std::min<int64_t>(kRun, end - i), sum, lost);
-    return static_cast<double>(settled(sum, lost).sum());
+    V compensation(0);
+    for (int64_t i = begin; i < end; i += kRun) run(i, std::min<int64_t>(kRun, end - i), sum, compensation);
+    return static_cast<double>(compensated(sum, compensation).sum());
   }
 
-  HD void run(int64_t first, int64_t n, V& sum, V& lost) {
+  HD void run(int64_t first, int64_t n, V& sum, V& compensation) {
     const T* x[streams];
     for (int s = 0; s < streams; ++s)
       if (reads(s)) x[s] = fetch(s, first, n);
@@ -59,7 +63,7 @@ struct PointLoop {
     int64_t i = 0;
     while (i < n) {
       V few(0);
-      for (const int64_t end = std::min(n - n % size, i + kFew * size); i < end; i += size) {
+      for (const int64_t end = std::min(n - n % size, i + kVectorsPerSum * size); i < end; i += size) {
         V out[3];
         element(x, i, out);
         if (summed)
@@ -72,7 +76,7 @@ struct PointLoop {
         if (i < n) last(x, y, i, n - i, summed, few);
         i = n;
       }
-      add_kept(sum, lost, few);
+      add_compensated(sum, compensation, few);
     }
     for (int s = summed; s < outs; ++s)
       if (y[s] == out_buffer[s]) scatter(a.out[s], first, n, y[s]);
@@ -104,7 +108,7 @@ struct PointLoop {
       out[0] = w * j.value;
       if constexpr (has_domain<L>) outside = outside + L<V>::outside(x, get(Tg));
     } else {
-      const V c = get(G) * V(a.scale) * w;
+      const V c = get(G) * factor * w;
       if constexpr (order < 3) out[0] = c * j.dx;
       if constexpr (order == 2) out[1] = c * j.dt;
       if constexpr (order == 3) {
@@ -157,17 +161,25 @@ struct PointBody {
 template <template <class> class L, int order, class T>
 bool run_points(const PointArgs& a) {
   const int64_t blocks = a.n / kBlock + (a.n % kBlock != 0);
-  std::vector<double> slots(blocks);
+  double sum = 0;
   bool valid = true;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    MultiIsa<PointBody<L, order, T>>::run(&a, begin, end, slots.data(), &valid);
-  });
-  if (a.sum) {
-    double sum = 0;
-    for (double s : slots) sum += s;
-    write<T>(a.sum, a.dtype, 0, static_cast<T>(sum * a.scale));
-  }
+  std::vector<double> many(blocks > 1 ? blocks : 0);
+  double* slots = blocks > 1 ? many.data() : &sum;
+  const auto run = [&](int64_t begin, int64_t end) {
+    IsaFor<T, PointBody<L, order, T>, order == 3>::run(&a, begin, end, slots, &valid);
+  };
+  if (blocks > 1)
+    torch::stable::parallel_for(0, blocks, 1, run);
+  else if (blocks == 1)
+    run(0, 1);
+  for (double s : many) sum += s;
+  if (a.sum) write<T>(a.sum, compute_type(a.dtype), 0, static_cast<T>(sum / a.count));
   return valid;
+}
+
+template <template <class> class L, int order>
+bool Cpu::pointwise(const PointArgs& a) {
+  return in_float64(a.dtype == ScalarType::Double) ? run_points<L, order, double>(a) : run_points<L, order, float>(a);
 }
 
 }  // namespace torchloss

@@ -1,10 +1,10 @@
-#include "device.h"
+#include "points.h"
 
 namespace torchloss {
 
 template <template <class> class... L>
 void register_all(Library& m, List<L...>) {
-  (register_ops<PointLoss<Cpu, L>>(m, L<float>::op.name), ...);
+  (PointLoss<Cpu, L>::register_ops(m), ...);
 }
 
 }  // namespace torchloss

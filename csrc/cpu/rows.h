@@ -1,26 +1,49 @@
 #pragma once
 // The CPU's loop over rows, for the kernels of row.h.
 //
-// A vector's lanes are classes of one row (along), or one class of as many rows (across: where classes do not lie side
-// by side in memory, or rows are short). The kernel does not know which: along, its lanes join at the end of a fold.
-// A row is read in chunks that stay in the L1 cache: first for the maximum, then for the sums. Across, the numbers of a
-// group of rows are first brought together (stage.h), and those of the results taken apart at the end.
+// A vector's lanes are classes of one row, or, a row per lane, one class of as many rows: where classes do not lie side
+// by side in memory, or rows are short. The kernel does not know which: in one row, the lanes join at the end of a
+// fold. A row is read in chunks that stay in the L1 cache: first for the maximum, then for the sums. With a row per
+// lane, the numbers of a group of rows are first brought together (staging.h), and those of the results taken apart at
+// the end.
 #include "../rowwise.h"
-#include "kept.h"
+#include "device.h"
+#include "exp_cache.h"
 #include "lanes.h"
 #include "move.h"
-#include "stage.h"
+#include "softcap.h"
+#include "staging.h"
 
 namespace torchloss {
+
+// Numbers of the compute type of a call, which is T or, in the loop for float64, any.
+template <class T>
+HD T compute_number(const RowArgs& a, const void* p, int64_t i) {
+  if constexpr (sizeof(T) == 8)
+    if (a.dtype != ScalarType::Double) return static_cast<const float*>(p)[i];
+  return static_cast<const T*>(p)[i];
+}
+template <class T>
+HD void put_compute_number(const RowArgs& a, void* p, int64_t i, T x) {
+  if constexpr (sizeof(T) == 8)
+    if (a.dtype != ScalarType::Double) {
+      static_cast<float*>(p)[i] = static_cast<float>(x);
+      return;
+    }
+  static_cast<T*>(p)[i] = x;
+}
 
 template <template <class> class K, class T, int bytes>
 struct RowLoop {
   using V = Lanes<T, bytes>;
   using Mask = typename V::Mask;
-  using Loss = K<V>;
-  static constexpr int L = V::size, in = Loss::in, out = Loss::out;
-  using Staged = Stage<T, L, in, out>;
-  using Place = typename Staged::Place;
+  using Kernel = K<V>;
+  static constexpr int L = V::size, in = Kernel::in, out = Kernel::out;
+  static constexpr bool has_target_column = requires(Kernel k) { k.at_target(); };
+  // Its output can start from the exponentials of its own fold.
+  static constexpr bool caches_exp = Kernel::from_exp && Kernel::softmaxes > 0;
+  using Buffer = StagingBuffer<T, L, in, out>;
+  using Place = typename Buffer::Place;
 
   struct View {
     const T* p;
@@ -29,40 +52,48 @@ struct RowLoop {
   };
 
   const RowArgs& a;
-  const bool across;
-  Loss loss;
+  const bool row_per_lane;
+  const bool capped;
+  Kernel kernel;
   int64_t row = 0;       // the first of this tile
   int rows = 1;          // in this tile
   bool in_range = true;  // every target so far
   int64_t target[L];     // -1 for a row that does not count
   V grad = V(1);         // that of all rows, if they have the same
-  Staged stage;
+  V row_weight = V(1);
+  V raw_x_y;  // the target's logit before its softcap
+  Buffer staging;
   Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
   alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
-  Kept<V, Loss::keeps> kept;
+  ExpCache<V, caches_exp> exp_cache;
 
-  HD RowLoop(const RowArgs& a, bool across, int64_t width)
-      : a(a), across(across), stage(a, across ? width : 0, Loss::bulk), kept(a, across, plain(a.out[0])) {
-    loss.params = a.params;
-    if (a.grad && !a.grad_stride) grad = V(read<T>(a.grad, a.dtype, 0));
+  HD RowLoop(const RowArgs& a, bool row_per_lane, int64_t width)
+      : a(a),
+        row_per_lane(row_per_lane),
+        capped(a.softcap != 0),
+        staging(a, row_per_lane ? width : 0, Kernel::bulk),
+        exp_cache(a, row_per_lane, plain(a.out[0])) {
+    a.params.get(kernel.params);
+    if (a.grad && !a.grad_stride) grad = V(compute_number<T>(a, a.grad, 0));
+    if (a.total) grad = grad / V(compute_number<T>(a, a.total, 0));
     for (int s = 0; s < in; ++s) V(a.in[s].fill).store(constant[s]);
   }
 
   HD void group(int64_t first, int64_t n) {
-    stage.load(first, n);
+    staging.load(first, n);
     for (int64_t i = 0; i < n; i += L) {
-      for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? stage.input(s, i) : Place{constant[s], 0};
-      for (int s = 0; s < out; ++s) out_place[s] = stage.output(s, i);
+      for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? staging.input(s, i) : Place{constant[s], 0};
+      for (int s = 0; s < out; ++s) out_place[s] = staging.output(s, i);
       tile(first + i, static_cast<int>(std::min<int64_t>(L, n - i)));
     }
-    stage.store(first, n);
+    staging.store(first, n);
   }
   HD void one(int64_t first) {
     for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? direct(a.in[s], first) : Place{constant[s], 0};
     for (int s = 0; s < out; ++s) out_place[s] = direct(a.out[s], first);
     tile(first, 1);
   }
-  HD bool bulk(int s) const { return Loss::bulk && a.in[s].data; }
+  HD bool bulk(int s) const { return Kernel::bulk && a.in[s].data; }
   HD Place direct(const RowStream& s, int64_t first) const {
     return {plain(s) ? static_cast<T*>(s.data) + s.rows.offset(first) : nullptr, L};
   }
@@ -70,50 +101,50 @@ struct RowLoop {
 
   HD void tile(int64_t first, int rows_) {
     row = first, rows = rows_;
-    const Mask live = start();
-    if constexpr (Loss::targets)
-      if (!across && !live.all()) return ignore();
-    if constexpr (Loss::tops > 0) fold();
-    if constexpr (Loss::sums > 0) sum();
-    finish(live);
-    if constexpr (out > 0) map(live);
-    if constexpr (out > 0 && Loss::targets) hit();
+    const Mask counts = start();
+    if constexpr (Kernel::targets)
+      if (!row_per_lane && !counts.all()) return ignore();
+    if constexpr (Kernel::softmaxes > 0) fold();
+    if constexpr (Kernel::terms > 0) sum();
+    finish(counts);
+    if constexpr (requires { kernel.start_output(); }) kernel.start_output();
+    if constexpr (out > 0) output(counts);
+    if constexpr (has_target_column) output_at_target();
   }
 
   // Sets the row's numbers; says which lanes hold a row that counts.
   HD Mask start() {
-    Row<V>& r = loss.row;
-    Mask live = Mask::of(true);
-    r.grad = grad;
-    if (a.grad && a.grad_stride) {
-      alignas(64) T g[L] = {};
-      move_run<T, false>(const_cast<void*>(a.grad), a.dtype, row, 1, rows, g);
-      r.grad = per_row(g);
+    Row<V>& r = kernel.row;
+    Mask counts = Mask::of(true);
+    if (a.row_weight) row_weight = per_row(a.row_weight, 0);
+    for (int k = 0; k < Kernel::grads; ++k) {
+      r.grad[k] = grad;
+      if (a.grad && a.grad_stride) r.grad[k] = per_row(a.grad, k * a.grad_value_stride);
+      if (a.row_weight) r.grad[k] = r.grad[k] * row_weight;
     }
-    if (a.total) r.grad = r.grad / V(*static_cast<const T*>(a.total));
-    for (int k = 0; k < Loss::stats_in; ++k) r.stats[k] = per_row(static_cast<const T*>(a.stats_in) + k * a.rows + row);
-    if constexpr (Loss::targets) {
-      live = read_targets();
-      r.weight = only(live, V(1));
+    for (int k = 0; k < Kernel::saved_in; ++k) r.saved[k] = per_row(a.saved_in, k * a.rows);
+    if constexpr (Kernel::targets) {
+      counts = read_targets();
+      r.weight = only(counts, V(1));
       if (a.weight) {
         alignas(64) T weight[L];
-        for (int l = 0; l < (across ? L : 1); ++l)
+        for (int l = 0; l < (row_per_lane ? L : 1); ++l)
           weight[l] = target[l] < 0 ? T(0) : read<T>(a.weight, a.dtype, target[l] * a.weight_stride);
-        r.weight = across ? V::load(weight) : V(weight[0]);
+        r.weight = row_per_lane ? V::load(weight) : V(weight[0]);
       }
     }
-    if constexpr (Loss::x_at_target) r.x_y = at_target(0);
-    if constexpr (Loss::h_at_target) r.h_y = at_target(1);
-    if constexpr (requires { loss.start(); }) loss.start();
-    return live;
+    if constexpr (Kernel::x_at_target) r.x_y = read_at_target(0);
+    if constexpr (Kernel::h_at_target) r.h_y = read_at_target(1);
+    kernel.start();
+    return counts;
   }
 
-  // One number for each row of the tile; along, the same in every lane.
-  HD V per_row(const T* p) const {
-    if (!across) return V(*p);
-    if (rows == L) return V::load(p);
+  // A number of the compute type for each row of the tile; in one row, the same in every lane.
+  HD V per_row(const void* p, int64_t offset) const {
+    if (!row_per_lane) return V(compute_number<T>(a, p, offset + row));
+    if (rows == L && compute_type(a.dtype) == own_type<T>()) return V::load(static_cast<const T*>(p) + offset + row);
     alignas(64) T x[L] = {};
-    std::copy_n(p, rows, x);
+    for (int l = 0; l < rows; ++l) x[l] = compute_number<T>(a, p, offset + row + l);
     return V::load(x);
   }
   // Says which lanes hold a row that counts. The mask is made by way of memory, for one of which gcc 12 knows that it
@@ -121,45 +152,63 @@ struct RowLoop {
   HD Mask read_targets() {
     alignas(64) typename IntOf<T>::type counts[L];
     bool good = true;
-    for (int l = 0; l < (across ? L : 1); ++l) {
-      const int64_t y = a.target[row + (across ? std::min(l, rows - 1) : 0)];
+    for (int l = 0; l < (row_per_lane ? L : 1); ++l) {
+      const int64_t y = a.target[row + (row_per_lane ? std::min(l, rows - 1) : 0)];
       const bool valid = y >= 0 && y < a.classes, ignored = y == a.ignore_index;
       good &= valid | ignored;
       target[l] = valid & !ignored ? y : -1;
     }
     in_range &= good;
-    for (int l = 0; l < L; ++l) counts[l] = target[across ? l : 0] < 0 ? 0 : -1;
+    for (int l = 0; l < L; ++l) counts[l] = target[row_per_lane ? l : 0] < 0 ? 0 : -1;
     return Mask::load(counts);
   }
-  HD V at_target(int s) {
+  // The number in the target column; of a row that does not count, that of class 0.
+  HD V read_at_target(int s) {
     alignas(64) T x[L];
-    for (int l = 0; l < (across ? L : 1); ++l) {
-      if (!a.in[s].data || (!across && target[l] < 0))
+    for (int l = 0; l < (row_per_lane ? L : 1); ++l) {
+      if (!a.in[s].data || (!row_per_lane && target[l] < 0))
         x[l] = a.in[s].fill;
-      else if (across && Loss::bulk)
+      else if (row_per_lane && Kernel::bulk)
         x[l] = in_place[s].p[l + std::max<int64_t>(target[l], 0) * in_place[s].step];
       else
         x[l] = read<T>(a.in[s].data, a.dtype, at(a.in[s], std::min(l, rows - 1), std::max<int64_t>(target[l], 0)));
     }
-    return across ? V::load(x) : V(x[0]);
+    const V raw = row_per_lane ? V::load(x) : V(x[0]);
+    if (!capped || s > 0) return raw;
+    raw_x_y = raw;
+    return with_softcap<false>(raw, raw);
+  }
+  // As the chunks are transformed, to the last bit.
+  template <bool slope>
+  HD V with_softcap(V x, V y) const {
+    alignas(64) T from[L], to[L];
+    x.store(from), y.store(to);
+    softcap<T, slope, bytes>(from, L, to, L, 1, a.softcap);
+    return V::load(to);
   }
   HD int64_t at(const RowStream& s, int l, int64_t c) const { return s.rows.offset(row + l) + c * s.class_stride; }
 
-  // f(first class, vectors, mask of the lanes that count): along a row, what is left after the whole vectors are the
-  // last lanes of a vector that ends with the row. (Rows shorter than a vector are read across.)
+  // f(first class, vectors, mask of the lanes that count): in one row, what is left after the whole vectors are the
+  // last lanes of a vector that ends with the row. (Rows shorter than a vector are read a row per lane.)
   template <class F>
   HD void chunks(F f) {
-    const int64_t vectors = across ? a.classes : a.classes / L, width = across ? 1 : L;
+    const int64_t vectors = row_per_lane ? a.classes : a.classes / L, width = row_per_lane ? 1 : L;
     for (int64_t v = 0; v < vectors; v += kChunk)
       f(v * width, std::min<int64_t>(kChunk, vectors - v), Mask::of(true), std::false_type{});
-    if (const int64_t tail = across ? 0 : a.classes % L; tail)
+    if (const int64_t tail = row_per_lane ? 0 : a.classes % L; tail)
       f(a.classes - L, 1, ~Mask::first(L - tail), std::true_type{});
   }
-  HD View view(int s, int64_t first, int64_t vectors) {
+  HD View raw_view(int s, int64_t first, int64_t vectors) {
     const Place& here = in_place[s];
-    if (across || !bulk(s)) return {here.p + (across ? first * here.step : 0), here.step};
+    if (row_per_lane || !bulk(s)) return {here.p + (row_per_lane ? first * here.step : 0), here.step};
     if (here.p) return {here.p + first, L};
     run<false>(a.in[s], first, vectors * L, in_buffer[s]);
+    return {in_buffer[s], L};
+  }
+  HD View view(int s, int64_t first, int64_t vectors) {
+    const View raw = raw_view(s, first, vectors);
+    if (!capped || s >= Kernel::logits) return raw;
+    softcap<T, false, bytes>(raw.p, raw.step, in_buffer[s], L, vectors, a.softcap);
     return {in_buffer[s], L};
   }
   template <bool store>
@@ -171,162 +220,171 @@ struct RowLoop {
   }
 
   HD void fold() {
-    Part<V, Loss::more> part, lost;
-    Part<V, 0> second, second_lost;
+    RowState<V, Kernel::accumulators> state, compensation;
+    RowState<V, 0> second, second_compensation;
     int64_t chunk = 0;
-    chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
+    chunks([&](int64_t first, int64_t n, Mask counts, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n);
-      fold_chunk<tail, Loss::keeps>(part, lost, v, v[0], n, live, first);
-      if constexpr (Loss::keeps)
-        if (kept.any()) kept.from[chunk++] = part.top.max;
-      if constexpr (Loss::tops > 1) fold_chunk<tail, false>(second, second_lost, v, v[1], n, live, first);
+      fold_chunk<tail, caches_exp>(state, compensation, v, v[0], n, counts, first);
+      if constexpr (caches_exp)
+        if (exp_cache.used()) exp_cache.maxima[chunk++] = state.softmax.max;
+      if constexpr (Kernel::softmaxes > 1)
+        fold_chunk<tail, false>(second, second_compensation, v, v[1], n, counts, first);
     });
-    settle(part, lost);
-    if constexpr (Loss::tops > 1) settle(second, second_lost);
-    if (!across) {
-      together(part);
-      if constexpr (Loss::tops > 1) together(second);
+    compensate(state, compensation);
+    if constexpr (Kernel::softmaxes > 1) compensate(second, second_compensation);
+    if (!row_per_lane) {
+      join_lanes(state);
+      if constexpr (Kernel::softmaxes > 1) join_lanes(second);
     }
-    const Top<V> tops[2] = {part.top, second.top};
-    loss.topped(tops, part.sums);
+    const SoftmaxState<V> softmaxes[2] = {state.softmax, second.softmax};
+    kernel.with_softmax(softmaxes, state.sums);
   }
 
-  // `lost` is what the roundings of `part` lost: a part as well, seen from the same maximum. Along a row, the lanes
-  // share one maximum. Few vectors hold a logit that reaches it, and only among those few it is looked for.
-  template <bool tail, bool keeps, int more>
-  HD void fold_chunk(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t n, Mask live,
-                     int64_t first) {
-    V largest = Top<V>::lowest(), of_few[kChunk / kFew];
+  // In one row the lanes share a maximum. Few vectors hold a logit that reaches it, and only among those few it is
+  // looked for.
+  template <bool tail, bool caches, int n_sums>
+  HD void fold_chunk(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, const View* v, View logits,
+                     int64_t n, Mask counts, int64_t first) {
+    V largest = SoftmaxState<V>::lowest(), of_few[kChunk / kVectorsPerSum];
     for (int64_t i = 0; i < n;) {
-      V here = Top<V>::lowest();
-      V& slot = of_few[i / kFew];
-      for (const int64_t end = std::min(n, i + kFew); i < end; ++i)
-        here = larger(tail ? select(live, logits[i], Top<V>::lowest()) : logits[i], here);
+      V here = SoftmaxState<V>::lowest();
+      V& slot = of_few[i / kVectorsPerSum];
+      for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i)
+        here = larger(tail ? select(counts, logits[i], SoftmaxState<V>::lowest()) : logits[i], here);
       slot = here, largest = larger(here, largest);
     }
-    raise(part, lost, larger(largest, part.top.max), first == 0);
-    Place keep{};
-    if constexpr (keeps) {
-      keep = kept_place(first, tail);
-      if (!tail && kept.row) will_write(a.out[0], first, n * L);
+    raise(state, compensation, larger(largest, state.softmax.max), first == 0);
+    Place cache{};
+    if constexpr (caches) {
+      cache = cached_exp(first, tail);
+      if (!tail && exp_cache.row) prefetch_for_writing(a.out[0], first, n * L);
     }
-    for (int64_t i = 0; i < n; i += kFew) {
-      if ((of_few[i / kFew] < part.top.max).all())
-        sum_few<tail, true, keeps>(part, lost, v, logits, i, std::min(n, i + kFew), live, keep);
+    for (int64_t i = 0; i < n; i += kVectorsPerSum) {
+      const int64_t end = std::min(n, i + kVectorsPerSum);
+      if ((of_few[i / kVectorsPerSum] < state.softmax.max).all())
+        sum_few<tail, true, caches>(state, compensation, v, logits, i, end, counts, cache);
       else
-        sum_few<tail, false, keeps>(part, lost, v, logits, i, std::min(n, i + kFew), live, keep);
+        sum_few<tail, false, caches>(state, compensation, v, logits, i, end, counts, cache);
     }
   }
-  template <int more>
-  HD void raise(Part<V, more>& part, Part<V, more>& lost, V max, bool first) {
-    if (!first && (max == part.top.max).all()) return;
-    if (!across) max = V(max.max());
+  template <int n_sums>
+  HD void raise(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, V max, bool first) {
+    if (!first && (max == state.softmax.max).all()) return;
+    if (!row_per_lane) max = V(max.max());
     if (first)
-      part.top.max = lost.top.max = max;
+      state.softmax.max = compensation.softmax.max = max;
     else
-      rebase(loss, part, lost, max);
+      rescale(kernel, state, compensation, max);
   }
-  template <bool tail, bool below, bool keeps, int more>
-  HD void sum_few(Part<V, more>& part, Part<V, more>& lost, const View* v, View logits, int64_t begin, int64_t end,
-                  Mask live, Place here) {
-    const V from = reference(part.top.max);
-    Part<V, more> few;
+  template <bool tail, bool below, bool caches, int n_sums>
+  HD void sum_few(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, const View* v, View logits,
+                  int64_t begin, int64_t end, Mask counts, Place cache) {
+    const V from = reference(state.softmax.max);
+    RowState<V, n_sums> few;
     for (int64_t i = begin; i < end; ++i) {
       V x[in];
       for (int s = 0; s < in; ++s) x[s] = v[s][i];
-      const V e = below ? add_lower(few, loss, from, logits[i], x) : add(few, loss, from, logits[i], x);
-      if constexpr (keeps) e.store(here.p + i * here.step);
+      const V e =
+          below ? accumulate_below(few, kernel, from, logits[i], x) : accumulate(few, kernel, from, logits[i], x);
+      if constexpr (caches) e.store(cache.p + i * cache.step);
     }
-    if constexpr (tail) keep(few, live);
-    add_kept(part, lost, few);
+    if constexpr (tail) only_counting(few, counts);
+    add_compensated(state, compensation, few);
   }
-  template <int more>
-  HD static void keep(Part<V, more>& part, Mask live) {
-    part.top.count = only(live, part.top.count);
-    part.top.sum = only(live, part.top.sum);
-    for (int k = 0; k < more; ++k) part.sums[k] = only(live, part.sums[k]);
+  template <int n_sums>
+  HD static void only_counting(RowState<V, n_sums>& state, Mask counts) {
+    state.softmax.leaders = only(counts, state.softmax.leaders);
+    state.softmax.others = only(counts, state.softmax.others);
+    for (int k = 0; k < n_sums; ++k) state.sums[k] = only(counts, state.sums[k]);
   }
-  // Joins the lanes; every lane gets the result.
-  template <int more>
-  HD void together(Part<V, more>& part) {
-    part.top.count = V(part.top.count.sum());
-    part.top.sum = V(part.top.sum.sum());
-    for (int k = 0; k < more; ++k) part.sums[k] = V(part.sums[k].sum());
+  // join() of all lanes at once: their maximum is the same already. Every lane gets the result.
+  template <int n_sums>
+  HD void join_lanes(RowState<V, n_sums>& state) {
+    state.softmax.leaders = V(state.softmax.leaders.sum());
+    state.softmax.others = V(state.softmax.others.sum());
+    for (int k = 0; k < n_sums; ++k) state.sums[k] = V(state.sums[k].sum());
   }
 
   HD void sum() {
-    V total[Loss::sums] = {}, lost[Loss::sums] = {};
-    chunks([&](int64_t first, int64_t n, Mask live, auto tail) __attribute__((always_inline)) {
+    V total[Kernel::terms] = {}, compensation[Kernel::terms] = {};
+    chunks([&](int64_t first, int64_t n, Mask counts, auto tail) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n);
       for (int64_t i = 0; i < n;) {
-        V few[Loss::sums] = {};
-        for (const int64_t end = std::min(n, i + kFew); i < end; ++i) {
+        V few[Kernel::terms] = {};
+        for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i) {
           V x[in];
           for (int s = 0; s < in; ++s) x[s] = v[s][i];
-          loss.add_sums(few, x);
+          kernel.add_terms(few, x);
         }
-        for (int k = 0; k < Loss::sums; ++k) add_kept(total[k], lost[k], tail ? only(live, few[k]) : few[k]);
+        for (int k = 0; k < Kernel::terms; ++k)
+          add_compensated(total[k], compensation[k], tail ? only(counts, few[k]) : few[k]);
       }
     });
-    for (int k = 0; k < Loss::sums; ++k) total[k] = settled(total[k], lost[k]);
-    if (!across)
+    for (int k = 0; k < Kernel::terms; ++k) total[k] = compensated(total[k], compensation[k]);
+    if (!row_per_lane)
       for (V& t : total) t = V(t.sum());
-    loss.summed(total);
+    kernel.with_terms(total);
   }
 
   // The gradient's place comes into the cache while its exponentials are computed.
-  HD void will_write(const RowStream& s, int64_t first, int64_t n) const {
+  HD void prefetch_for_writing(const RowStream& s, int64_t first, int64_t n) const {
     if (s.class_stride != 1) return;
     constexpr int64_t line = 64;
     const char* p = static_cast<const char*>(element(s.data, a.dtype, at(s, 0, first)));
-    const int64_t size = n * (a.dtype == own_type<T>() ? sizeof(T) : 2);
-    for (int64_t i = 0; i < size; i += line) __builtin_prefetch(p + i, 1, 2);
+    for (int64_t i = 0; i < n * element_size(a.dtype); i += line) __builtin_prefetch(p + i, 1, 2);
   }
 
-  // Where the exponentials of a chunk are between fold and map.
-  HD Place kept_place(int64_t first, bool tail) {
+  // Where the exponentials of a chunk are between fold and output.
+  HD Place cached_exp(int64_t first, bool tail) {
     const Place& there = out_place[0];
-    if (!kept.any()) return {out_buffer[0], L};
-    if (tail) return {kept.tail, L};
-    if (there.p) return {there.p + first * (across ? there.step : 1), there.step};
-    return {kept.row.get() + first, L};
+    if (!exp_cache.used()) return {out_buffer[0], L};
+    if (tail) return {exp_cache.tail, L};
+    if (there.p) return {there.p + first * (row_per_lane ? there.step : 1), there.step};
+    return {exp_cache.row.get() + first, L};
   }
 
-  HD void map(Mask live) {
-    if constexpr (Loss::keeps)
-      if (kept.any()) return map_chunks<true>(live);
-    map_chunks<false>(live);
+  HD void output(Mask counts) {
+    if constexpr (caches_exp)
+      if (exp_cache.used()) return output_chunks<true>(counts);
+    output_chunks<false>(counts);
   }
-  template <bool keeps>
-  HD void map_chunks(Mask live) {
+  template <bool cached>
+  HD void output_chunks(Mask counts) {
     int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, Mask, auto tail) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, keeps);
+      views(v, first, n, cached);
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
         const Place& there = out_place[s];
-        const bool direct = across || (there.p && !tail);
-        to[s] = direct ? there.p + first * (across ? there.step : 1) : out_buffer[s];
+        const bool direct = row_per_lane || (there.p && !tail && !capped);  // the slope takes logits of this place
+        to[s] = direct ? there.p + first * (row_per_lane ? there.step : 1) : out_buffer[s];
         step[s] = direct ? there.step : L;
       }
-      Place keep{};
-      V rebased;
-      if constexpr (keeps) keep = kept_place(first, tail), rebased = decay(kept.from[chunk++] - loss.max);
+      Place cache{};
+      V factor;
+      if constexpr (cached)
+        cache = cached_exp(first, tail), factor = V(kernel.exp_of(exp_cache.maxima[chunk++] - kernel.max));
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
-        for (int s = keeps; s < in; ++s) x[s] = v[s][i];
-        if constexpr (keeps)
-          loss.map_decayed(y, V::load(keep.p + i * keep.step) * rebased, x);
+        for (int s = cached; s < in; ++s) x[s] = v[s][i];
+        if constexpr (cached)
+          kernel.output_from_exp(y, V::load(cache.p + i * cache.step) * factor, x);
         else
-          loss.map(y, x);
-        for (int s = 0; s < out; ++s) (Loss::targets ? only(live, y[s]) : y[s]).store(to[s] + i * step[s]);
+          kernel.output(y, x);
+        for (int s = 0; s < out; ++s) (Kernel::targets ? only(counts, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
-      for (int s = 0; s < out; ++s)
+      for (int s = 0; s < out; ++s) {
+        if (capped && s < Kernel::logits) {
+          const View raw = raw_view(s, first, n);
+          softcap<T, true, bytes>(raw.p, raw.step, to[s], step[s], n, a.softcap);
+        }
         if (to[s] == out_buffer[s]) give_back(s, first, n * L, tail ? L - a.classes % L : 0);
+      }
     });
   }
 
@@ -338,45 +396,49 @@ struct RowLoop {
       run<true>(a.out[s], first + done, n - done, out_buffer[s] + done);
   }
 
-  // The gradient at the class target has a form of its own.
-  HD void hit() {
-    if constexpr (requires { loss.hit(); }) {
-      alignas(64) T y[L];
-      loss.hit().store(y);
-      for (int l = 0; l < rows; ++l) {
-        if (target[l] < 0) continue;
-        if (across)
-          out_place[0].p[l + target[l] * out_place[0].step] = y[l];
-        else
-          write<T>(a.out[0].data, a.dtype, at(a.out[0], 0, target[0]), y[0]);
-      }
+  // The gradient in the target column has a form of its own.
+  HD void output_at_target() {
+    alignas(64) T y[L];
+    V gradient = kernel.at_target();
+    if (capped) gradient = with_softcap<true>(raw_x_y, gradient);
+    gradient.store(y);
+    for (int l = 0; l < rows; ++l) {
+      if (target[l] < 0) continue;
+      if (row_per_lane)
+        out_place[0].p[l + target[l] * out_place[0].step] = y[l];
+      else
+        write<T>(a.out[0].data, a.dtype, at(a.out[0], 0, target[0]), y[0]);
     }
   }
 
-  HD void finish(Mask live) {
-    if constexpr (Loss::value_out) {
-      V value = loss.value();
-      if constexpr (Loss::targets) value = only(live, value);
-      put(value, static_cast<T*>(a.values) + row);
+  HD void finish(Mask counts) {
+    if constexpr (Kernel::values > 0) {
+      V values[Kernel::values];
+      kernel.value(values);
+      for (int k = 0; k < Kernel::values; ++k) {
+        if (a.row_weight) values[k] = values[k] * row_weight;
+        put(Kernel::targets ? only(counts, values[k]) : values[k], a.values, k);
+      }
     }
-    if constexpr (Loss::stats_out > 0) {
-      V stats[Loss::stats_out];
-      loss.stats(stats);
-      for (int k = 0; k < Loss::stats_out; ++k) put(stats[k], static_cast<T*>(a.stats_out) + k * a.rows + row);
+    if constexpr (Kernel::saved_out > 0) {
+      V saved[Kernel::saved_out];
+      kernel.save(saved);
+      for (int k = 0; k < Kernel::saved_out; ++k) put(saved[k], a.saved_out, k);
     }
   }
-  // The numbers of the tile's rows.
-  HD void put(V x, T* to) const {
-    if (rows == L) return x.store(to);
+  // The k-th numbers of the tile's rows.
+  HD void put(V x, void* to, int k) const {
+    const int64_t first = k * a.rows + row;
+    if (rows == L && compute_type(a.dtype) == own_type<T>()) return x.store(static_cast<T*>(to) + first);
     alignas(64) T y[L];
     x.store(y);
-    std::copy_n(y, rows, to);
+    for (int l = 0; l < rows; ++l) put_compute_number<T>(a, to, first + l, y[l]);
   }
 
   // An ignored row counts nothing, whatever its logits are.
   HD void ignore() {
-    if constexpr (Loss::value_out) static_cast<T*>(a.values)[row] = T(0);
-    for (int k = 0; k < Loss::stats_out; ++k) static_cast<T*>(a.stats_out)[k * a.rows + row] = T(0);
+    for (int k = 0; k < Kernel::values; ++k) put_compute_number<T>(a, a.values, k * a.rows + row, T(0));
+    for (int k = 0; k < Kernel::saved_out; ++k) put_compute_number<T>(a, a.saved_out, k * a.rows + row, T(0));
     if constexpr (out > 0) {
       for (int s = 0; s < out; ++s) std::fill_n(out_buffer[s], kChunk * L, T(0));
       for (int64_t j = 0; j < a.classes; j += kChunk * L)
@@ -390,40 +452,58 @@ template <template <class> class K, class T>
 struct RowBody {
   // Units are groups of `width` rows, or rows.
   template <int bytes>
-  HD static void run(const RowArgs* a, bool across, int64_t width, int64_t begin, int64_t end, bool* in_range) {
-    RowLoop<K, T, bytes> loop(*a, across, width);
+  HD static void run(const RowArgs* a, bool row_per_lane, int64_t width, int64_t begin, int64_t end, bool* in_range) {
+    RowLoop<K, T, bytes> loop(*a, row_per_lane, width);
     for (int64_t u = begin; u < end; ++u)
-      across ? loop.group(u * width, std::min(width, a->rows - u * width)) : loop.one(u);
+      row_per_lane ? loop.group(u * width, std::min(width, a->rows - u * width)) : loop.one(u);
     if (!loop.in_range) __atomic_store_n(in_range, false, __ATOMIC_RELAXED);
   }
 };
 
-inline int vector_bytes() {
-#ifdef TORCHLOSS_MULTI_ISA
-  return 16 << cpu_level();
-#else
-  return 16;
-#endif
-}
+// How the rows of a call are read.
+struct RowPlan {
+  bool row_per_lane;
+  int64_t width, units, grain;
+
+  RowPlan(const RowArgs& a, int streams, bool folds, int64_t vector_bytes, int64_t number_bytes) {
+    const int64_t lanes = vector_bytes / number_bytes, bytes_of_class = streams * number_bytes;
+    const bool wide = a.classes > kMaxStagedClasses / (lanes * bytes_of_class);
+    // What a row costs besides its classes, a fold above all, is shared by as many rows as there are lanes.
+    const int64_t short_row = (a.rows < lanes ? 4 : folds ? 16 : 8) * lanes;
+    row_per_lane = a.in[0].class_stride != 1 ? !wide && (a.rows >= lanes || a.classes < 4096) : a.classes < short_row;
+    width = row_per_lane ? staging_width(a, lanes, bytes_of_class) : 1;
+    units = (a.rows + width - 1) / width;
+    grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, a.classes * width));
+  }
+};
 
 // False if a target was out of range: its row is then as if ignored.
-template <template <class> class K, class T>
+template <template <class> class K, class T, bool rare>
 bool run_rows(const RowArgs& a) {
-  using Loss = K<Lanes<T, 16>>;
-  const int64_t lanes = vector_bytes() / sizeof(T);
-  const int64_t bytes_of_class = (Loss::in + Loss::out) * sizeof(T);
-  const bool wide = a.classes > kMostStaged / (lanes * bytes_of_class);
-  // What a row costs besides its classes, a fold above all, is shared by as many rows as there are lanes.
-  const int64_t short_row = (a.rows < lanes ? 4 : Loss::tops ? 16 : 8) * lanes;
-  const bool across =
-      a.in[0].class_stride != 1 ? !wide && (a.rows >= lanes || a.classes < 4096) : a.classes < short_row;
-  const int64_t width = across ? stage_width(a, lanes, bytes_of_class) : 1;
-  const int64_t units = (a.rows + width - 1) / width, work = std::max<int64_t>(1, a.classes * width);
+  using Isa = IsaFor<T, RowBody<K, T>, rare>;
+  using Kernel = K<Lanes<T, 16>>;
+  const RowPlan plan(a, Kernel::in + Kernel::out, Kernel::softmaxes > 0, Isa::bytes(), sizeof(T));
   bool in_range = true;
-  torch::stable::parallel_for(0, units, std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {
-    MultiIsa<RowBody<K, T>>::run(&a, across, width, begin, end, &in_range);
-  });
+  const auto some = [&](int64_t begin, int64_t end) {
+    Isa::run(&a, plan.row_per_lane, plan.width, begin, end, &in_range);
+  };
+  if (plan.units <= plan.grain)  // spares small calls the threads' preparations
+    some(0, plan.units);
+  else
+    torch::stable::parallel_for(0, plan.units, plan.grain, some);
   return in_range;
+}
+
+template <template <class> class K, bool rare>
+void Cpu::rows(const RowArgs& a) {
+  if (a.unless_one && compute_number<double>(a, a.grad, 0) == 1) return;
+  const bool good =
+      in_float64(a.dtype == ScalarType::Double) ? run_rows<K, double, rare>(a) : run_rows<K, float, rare>(a);
+  if (!good) {
+    check_targets(a);
+    STD_TORCH_CHECK(false, a.op, ": a target changed while it was read");
+  }
+  finish(a);
 }
 
 }  // namespace torchloss

@@ -1,7 +1,7 @@
-#include "device.h"
+#include "rows.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CPU, m) {
   using namespace torchloss;
-  register_ops<RowMap<Cpu, SoftmaxMap>>(m, SoftmaxMap::name);
-  register_ops<RowMap<Cpu, LogSoftmaxMap>>(m, LogSoftmaxMap::name);
+  RowMap<Cpu, SoftmaxMap>::register_ops(m);
+  RowMap<Cpu, LogSoftmaxMap>::register_ops(m);
 }

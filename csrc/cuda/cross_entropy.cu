@@ -1,6 +1,6 @@
-#include "device.h"
+#include "rows.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
   using namespace torchloss;
-  register_ops<CrossEntropyOps<Cuda>>(m, "cross_entropy");
+  RowLoss<Cuda, CrossEntropy>::register_ops(m);
 }

@@ -1,7 +1,7 @@
-#include "device.h"
+#include "rows.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
   using namespace torchloss;
-  register_ops<RowLoss<Cuda, CrossEntropyProbs>>(m, CrossEntropyProbs::name);
-  register_ops<RowLoss<Cuda, NLL>>(m, NLL::name);
+  RowLoss<Cuda, CrossEntropyProbs>::register_ops(m);
+  RowLoss<Cuda, NLL>::register_ops(m);
 }

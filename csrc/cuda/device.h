@@ -1,10 +1,13 @@
 #pragma once
 // CUDA, as the device that ../pointwise.h and ../rowwise.h ask for. Nothing here waits for the GPU: what a CPU would
-// report as an error (a bad target, an input outside the loss's domain) becomes a NaN.
-#include "points.cuh"
-#include "rows.cuh"
+// report as an error (a bad target, an input outside the loss's domain) becomes a NaN. The loops are in points.cuh and
+// rows.cuh.
+#include "../tensor.h"
 
 namespace torchloss {
+
+struct PointArgs;
+struct RowArgs;
 
 struct Cuda {
   // Memory for the length of a call; PyTorch's allocator gives it to no other stream before the kernels are done.
@@ -13,36 +16,28 @@ struct Cuda {
 
    public:
     void* reserve(const Tensor& like, int64_t n, ScalarType dtype) {
-      memory = new_tensor(like, {n}, dtype);
-      return memory.mutable_data_ptr();
+      memory = new_tensor(like, &n, 1, dtype);
+      return memory.data;
     }
   };
 
+  // `rare`: second derivatives.
+  template <template <class> class K, bool rare>
+  static void rows(const RowArgs& args);
   template <template <class> class K>
-  static void rows(const RowArgs& args) {
-    const DeviceGuard guard(args.device);
-    dispatch_floating(args.dtype, [&]<class S>() { run_rows<S, K<Number<S>>>(args); });
-  }
-
-  // And the total weight of the rows and, if loss is not nullptr, the sum or the mean of their values.
-  template <template <class> class K>
-  static void rows_and_totals(const RowArgs& args, void* total, void* loss, bool mean) {
-    const DeviceGuard guard(args.device);
-    const RowTotals totals{compute_type(args.dtype), args.dtype, total, loss, mean};
-    dispatch_floating(args.dtype, [&]<class S>() {
-      if (!run_rows<S, K<Number<S>>>(args, totals)) sum_rows(args, totals);
-    });
+  static void rows(const RowArgs& args) {  // not a default argument, which nvcc would repeat
+    rows<K, false>(args);
   }
 
   template <template <class> class L, int order>
-  static bool pointwise(const PointArgs& args) {
-    const DeviceGuard guard(args.device);
-    dispatch_floating(args.dtype, [&]<class S>() { run_points<L, order, S>(args); });
-    return true;
-  }
+  static bool pointwise(const PointArgs& args);
 
   static void prepare(const Tensor&) {}
-  static void reduce(const RowArgs& args, const void* total, void* loss);
+  static void zero(void* p, int64_t bytes, int device);
+  static void check_targets(const RowArgs&) {}
+  static void finish(const RowArgs& args);  // what RowResults asks for, once the rows have their values
+  static void total(const RowArgs& args);
+  static void normalizer(const RowArgs& args, const Tensor& normalizer, void* total);
 };
 
 }  // namespace torchloss

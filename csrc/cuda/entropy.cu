@@ -1,7 +1,8 @@
-#include "device.h"
+#include "rows.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
   using namespace torchloss;
-  register_ops<RowLoss<Cuda, Entropy>>(m, Entropy::name);
-  register_ops<RowLoss<Cuda, SoftmaxEntropy>>(m, SoftmaxEntropy::name);
+  RowLoss<Cuda, Entropy>::register_ops(m);
+  RowLoss<Cuda, SoftmaxEntropy>::register_ops(m);
+  RowLoss<Cuda, LogitStats>::register_ops(m);
 }

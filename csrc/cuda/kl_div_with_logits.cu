@@ -1,6 +1,6 @@
-#include "device.h"
+#include "rows.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
   using namespace torchloss;
-  register_ops<RowLoss<Cuda, KLDivWithLogits>>(m, KLDivWithLogits::name);
+  RowLoss<Cuda, KLDivWithLogits>::register_ops(m);
 }

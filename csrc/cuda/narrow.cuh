@@ -84,24 +84,33 @@ struct Narrow {
   // e^d for d <= 0, subnormal results too: as 2^(d log2 e + 24) 2^-24, for the unit gives none. Its error has three
   // parts: the exponent's rounding, 2^-20 while e^d is above 2^-56; the unit's 2 ulp; log2 e's rounding, and that of a
   // scale times it, another 6e-8 |d|.
-  struct Falling {
-    float raised;
-    HD operator Narrow() const { return raised * 0x1p-24f; }
+  struct ScaledExp {
+    float scaled_up;
+    HD operator Narrow() const { return scaled_up * 0x1p-24f; }
   };
-  friend __device__ __forceinline__ Falling falling(Narrow d, Narrow scale = 1.f) {
+  friend __device__ __forceinline__ ScaledExp scaled_exp(Narrow d, Narrow scale = 1.f) {
     float e, exponent = __fmaf_rn(d.v, scale.v * 1.4426950408889634f, 24.f);
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(exponent));
     return {e};
   }
-  friend HD Narrow raised(Falling e) { return e.raised; }
-  friend __device__ __forceinline__ Narrow decay(Narrow d) { return falling(d); }
+  friend HD Narrow scaled_up(ScaledExp e) { return e.scaled_up; }
+  friend __device__ __forceinline__ Narrow exp_nonpositive(Narrow d) { return scaled_exp(d); }
+  // tanh |u| = (1 - e) / (1 + e), e = e^(-2 |u|): to 5e-7 of the cap, as the general form is where u is large.
+  friend __device__ __forceinline__ Narrow softcapped(Narrow x, Narrow cap) {
+    const Narrow e = exp_nonpositive(abs(x) * (Narrow(-2) / cap));
+    return ::copysignf((cap * (Narrow(1) - e) / (Narrow(1) + e)).v, x.v);
+  }
+  friend __device__ __forceinline__ Narrow softcap_slope(Narrow x, Narrow cap) {
+    const Narrow e = exp_nonpositive(abs(x) * (Narrow(-2) / cap)), s = Narrow(1) + e;
+    return Narrow(4) * e / (s * s);
+  }
   // Where d is -inf e is 0, and so is the product with anything else.
-  friend __device__ __forceinline__ Narrow moment(Falling e, Narrow d) { return e.raised * ::fmaxf(d.v, -1000.f); }
+  friend __device__ __forceinline__ Narrow moment(ScaledExp e, Narrow d) { return e.scaled_up * ::fmaxf(d.v, -1000.f); }
 };
 template <>
 inline constexpr bool rounded_to_16_bits<Narrow> = true;
 template <>
-inline constexpr float moment_unit<Narrow> = 0x1p24f;
+inline constexpr float kExpScale<Narrow> = 0x1p24f;
 
 template <>
 struct ScalarOf<Narrow> {

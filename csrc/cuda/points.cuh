@@ -5,6 +5,7 @@
 // before it looks at the first; the rest, and streams in another order, go one by one. The numbers of a piece are added
 // in the compute type, the rest of a sum in double.
 #include "../pointwise.h"
+#include "device.h"
 #include "pieces.cuh"
 #include "sums.cuh"
 
@@ -48,8 +49,12 @@ struct PointLoop {
 
   const PointArgs& args;
   const L<V> loss;
+  const V factor;
 
-  __device__ explicit PointLoop(const PointArgs& args) : args(args), loss(make_loss<L, V>(args.parameter)) {}
+  __device__ explicit PointLoop(const PointArgs& args)
+      : args(args),
+        loss(make_loss<L, V>(args)),
+        factor(order > 0 && args.factor ? V(*static_cast<const Scalar<V>*>(args.factor)) : V(1)) {}
 
   // What several threads read of one number for all.
   __device__ S one(const PointStream& p) const {
@@ -150,7 +155,7 @@ struct PointLoop {
       out[0] = w * j.value;
       if constexpr (has_domain<L>) out[0] = select(L<V>::outside(x[X], x[T]) == V(0), out[0], V(kNaN<Scalar<V>>));
     } else {
-      const V c = x[G] * V(args.scale) * w;
+      const V c = x[G] * factor * w;
       if constexpr (order < 3) out[0] = c * j.dx;
       if constexpr (order == 2) out[1] = c * j.dt;
       if constexpr (order == 3) {
@@ -167,7 +172,8 @@ constexpr int kPointThreads = 256;
 
 template <template <class> class L, int order, class S>
 __global__ void __launch_bounds__(kPointThreads, order < 2 ? 3 : 2)
-    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces, const __grid_constant__ Sink<Total> sink) {
+    points_kernel(const __grid_constant__ PointArgs args, int64_t pieces,
+                  const __grid_constant__ GridSum<Total> total) {
   using Loop = PointLoop<L, order, S>;
   const Loop loop(args);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -176,7 +182,7 @@ __global__ void __launch_bounds__(kPointThreads, order < 2 ? 3 : 2)
   if (pieces > 0) sum = loop.pieces(first, step, pieces);
   for (int64_t i = pieces * Loop::width + first; i < args.n; i += step) sum += static_cast<double>(loop.element(i));
   double sums[] = {sum};
-  if (sink.to.out) sink.add_block(sums);
+  if (total.to.out) total.add_block(sums);
 }
 
 template <template <class> class L, int order, class S>
@@ -187,11 +193,18 @@ void run_points(const PointArgs& args) {
   const int64_t steps = std::max(pieces, args.n - pieces * kWidth<S>);
   const bool alone = args.sum && steps <= small;
   const int64_t blocks = alone ? 1 : std::min(divide_up(steps, 2 * kPointThreads), most);
-  Sink<Total> sink{{args.sum, args.dtype, args.scale}};
-  const MaybeTensor held = args.sum ? slots(sink, blocks, args.device) : std::nullopt;
+  GridSum<Total> total{{args.sum, compute_type(args.dtype), 1 / args.count}};
+  const Tensor held = args.sum ? reserve_partials(total, blocks, args.device) : Tensor();
   launch(points_kernel<L, order, S>, {blocks, kPointThreads, kPointThreads * sizeof(double)}, args.device, args, pieces,
-         sink);
-  if (held) finish(sink, blocks, args.device);
+         total);
+  if (held) finish(total, blocks, args.device);
+}
+
+template <template <class> class L, int order>
+bool Cuda::pointwise(const PointArgs& args) {
+  const DeviceGuard guard(args.device);
+  dispatch_floating(args.dtype, [&]<class S>() { run_points<L, order, S>(args); });
+  return true;
 }
 
 }  // namespace torchloss

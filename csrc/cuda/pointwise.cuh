@@ -1,13 +1,13 @@
 #pragma once
 #include <utility>
 
-#include "device.h"
+#include "points.cuh"
 
 namespace torchloss {
 
 template <bool wanted, template <class> class L>
 void register_if(Library& m) {
-  if constexpr (wanted) register_ops<PointLoss<Cuda, L>>(m, L<float>::op.name);
+  if constexpr (wanted) PointLoss<Cuda, L>::register_ops(m);
 }
 
 // Every second loss of the list, so that two compilers share the work.

@@ -76,15 +76,16 @@ struct RowPieces {
     return widened(from[k] ? from[k][j * streams[k].class_stride] : fill(k));
   }
 
-  // Calls f with this thread's pieces; the edges while the first pieces are on their way.
-  template <bool fresh, class F>
+  // Calls f with this thread's pieces, in reading 0, 1, 2 of the row; the edges while the first pieces are on their
+  // way.
+  template <int reading, class F>
   __device__ __forceinline__ void each(const F& f) const {
     const Ring<F> ring(*this, f);
     const Walk walk(ring, share.mine(), chunk);
-    if constexpr (fresh)
+    if constexpr (reading == 0)
       if (share.pieces > 0) walk.start();
     each_edge(f);
-    if constexpr (fresh)
+    if constexpr (reading % 2 == 0)
       walk.up();
     else
       walk.down();

@@ -2,20 +2,26 @@
 // CUDA's loop over rows, for the kernels of row.h.
 //
 // A team of threads shares a row (shape.h), each taking its pieces (row_pieces.cuh). The order of a row's additions
-// depends on its size, strides and alignment, never on timing. A grid of one block sums up its rows itself; otherwise
-// another kernel does.
+// depends on its size, strides and alignment, never on timing. A grid of one block also does what RowResults asks for;
+// otherwise another kernel does (sums.cuh).
+#include "../rowwise.h"
+#include "device.h"
 #include "row_pieces.cuh"
 #include "sums.cuh"
 
 namespace torchloss {
 
-template <class S, class K>
+// `capped`: the logits pass a softcap.
+template <class S, class K, bool capped>
 struct RowLoop {
   using V = Number<S>;
   static constexpr int in = K::in, out = K::out;
+  static constexpr bool has_target_column = K::targets && requires(K kernel) { kernel.at_target(); };
   // The most threads of a block, so that the numbers of each fit in its registers.
   static constexpr int threads = in * sizeof(V) == 4 ? kThreads : in * sizeof(V) <= 12 ? kThreads / 2 : kThreads / 4;
-  static constexpr bool read_again = (K::tops > 0) + (K::sums > 0) + (K::out > 0) > 1;
+  // The readings of a row: for its softmaxes, its terms, its outputs.
+  static constexpr int terms_reading = K::softmaxes > 0, output_reading = terms_reading + (K::terms > 0);
+  static constexpr bool read_again = output_reading + (out > 0) > 1;
 
   const RowArgs& args;
   const int64_t r;
@@ -23,6 +29,8 @@ struct RowLoop {
   bool counts;        // the row is neither ignored nor has it a bad target
   V blank = V(0);     // what its outputs are if it does not count
   int64_t y = -1;
+  V row_weight = V(1);
+  V raw_x_y = V(0);  // the target's logit before its softcap
   const Team team;
   RowPieces<S, in, K::bulk, K::weights> pieces;
   S* to[out > 0 ? out : 1];
@@ -35,40 +43,51 @@ struct RowLoop {
         team(team),
         pieces(args, team, chunk) {}
 
-  // Every thread of the block calls this, for it joins the numbers of teams. The row's value and weight are added to
-  // the totals.
+  // Every thread of the block calls this, for it reduces over teams. The row's value and weight are added to `totals`.
   __device__ void run(double* totals) {
     start();
-    if constexpr (K::tops > 0) fold();
-    if constexpr (K::sums > 0) sum();
+    if constexpr (K::softmaxes > 0) fold();
+    if constexpr (K::terms > 0) sum();
+    // Where the output may lie over the input, every thread has read the target's logit.
+    if constexpr (output_reading > 0 && has_target_column) __syncwarp();
     if (!exists) return;
     if (team.rank == 0) finish(totals);
-    if constexpr (out > 0) counts ? map() : blank_out();
+    if constexpr (requires { kernel.start_output(); }) kernel.start_output();
+    if constexpr (out > 0) counts ? output() : blank_output();
   }
 
   __device__ void start() {
     Row<V>& row = kernel.row;
-    kernel.params = args.params;
-    if (args.grad) {
-      row.grad = widened(static_cast<const S*>(args.grad)[r * args.grad_stride]);
-      if (args.total) row.grad = row.grad / *static_cast<const V*>(args.total);
+    args.params.get(kernel.params);
+    if (args.row_weight) row_weight = compute_number(args.row_weight, r);
+#pragma unroll
+    for (int k = 0; k < K::grads; ++k) {
+      V grad = row_weight;
+      if (args.grad) {
+        grad = compute_number(args.grad, k * args.grad_value_stride + r * args.grad_stride);
+        if (args.total) grad = grad / compute_number(args.total, 0);
+        if (args.row_weight) grad = grad * row_weight;
+      } else if (args.total) {
+        grad = grad / compute_number(args.total, 0);
+      }
+      row.grad[k] = grad;
     }
 #pragma unroll
-    for (int k = 0; k < K::stats_in; ++k) row.stats[k] = static_cast<const V*>(args.stats_in)[k * args.rows + r];
+    for (int k = 0; k < K::saved_in; ++k) row.saved[k] = compute_number(args.saved_in, k * args.rows + r);
 #pragma unroll
     for (int k = 0; k < out; ++k) to[k] = pieces.first_class(args.out[k], r);
     pieces.place(r);
     counts = exists;
-    if constexpr (K::targets) aim();
+    if constexpr (K::targets) read_target();
     bool alike = true;
 #pragma unroll
     for (int k = 0; k < out; ++k) alike = alike && pieces.alike(args.out[k], to[k]);
     pieces.cut(counts ? args.classes : 0, alike);
-    if constexpr (requires { kernel.start(); }) kernel.start();
+    kernel.start();
   }
+  __device__ static V compute_number(const void* p, int64_t i) { return static_cast<const Scalar<V>*>(p)[i]; }
 
-  // Looks up the row's class target.
-  __device__ void aim() {
+  __device__ void read_target() {
     y = args.target[r];
     const bool ignored = y == args.ignore_index, bad = y < 0 || y >= args.classes;
     counts = exists && !ignored && !bad;
@@ -76,146 +95,169 @@ struct RowLoop {
     if (!counts) return;
     Row<V>& row = kernel.row;
     if (args.weight) row.weight = widened(static_cast<const S*>(args.weight)[y * args.weight_stride]);
-    if constexpr (K::x_at_target) row.x_y = pieces.number(0, y);
+    if constexpr (K::x_at_target) {
+      raw_x_y = pieces.number(0, y);
+      row.x_y = capped ? softcapped(raw_x_y, V(args.softcap)) : raw_x_y;
+    }
     if constexpr (K::h_at_target) row.h_y = pieces.number(1, y);
   }
 
   __device__ void fold() {
-    Part<V, K::more> first, lost;
-    Part<V, 0> second, second_lost;
-    pieces.template each<true>([&](const auto& piece) {
-      fold_piece<0>(first, lost, piece);
-      if constexpr (K::tops == 2) fold_piece<1>(second, second_lost, piece);
+    RowState<V, K::accumulators> state, compensation;
+    RowState<V, 0> second, second_compensation;
+    pieces.template each<0>([&](const auto& piece) {
+      fold_piece<0>(state, compensation, piece);
+      if constexpr (K::softmaxes == 2) fold_piece<1>(second, second_compensation, piece);
     });
-    settle(first, lost);
-    if constexpr (K::tops == 2) settle(second, second_lost);
-    constexpr int tops = K::tops;
-    V max[tops], sums[2 * tops + K::more];
-    max[0] = first.top.max;
-    if constexpr (tops == 2) max[1] = second.top.max;
+    compensate(state, compensation);
+    if constexpr (K::softmaxes == 2) compensate(second, second_compensation);
+    // What join() does, of all threads at once.
+    V max[K::softmaxes], sums[2 * K::softmaxes + K::accumulators];
+    max[0] = state.softmax.max;
+    if constexpr (K::softmaxes == 2) max[1] = second.softmax.max;
     reduce(team, max, Maximum());
-    rebase(kernel, first, max[0]);
-    sums[0] = first.top.count, sums[1] = first.top.sum;
-#pragma unroll
-    for (int k = 0; k < K::more; ++k) sums[2 * tops + k] = first.sums[k];
-    if constexpr (tops == 2) {
-      rebase(kernel, second, max[1]);
-      sums[2] = second.top.count, sums[3] = second.top.sum;
+    rescale(kernel, state, max[0]);
+    sums[0] = state.softmax.leaders, sums[1] = state.softmax.others;
+    if constexpr (K::softmaxes == 2) {
+      rescale(kernel, second, max[1]);
+      sums[2] = second.softmax.leaders, sums[3] = second.softmax.others;
     }
+    V* accumulators = sums + 2 * K::softmaxes;
+#pragma unroll
+    for (int k = 0; k < K::accumulators; ++k) accumulators[k] = state.sums[k];
     reduce(team, sums, Plus());
-    Top<V> top[tops];
+    SoftmaxState<V> softmaxes[K::softmaxes];
 #pragma unroll
-    for (int t = 0; t < tops; ++t) top[t].max = max[t], top[t].count = sums[2 * t], top[t].sum = sums[2 * t + 1];
-    V more[3] = {};
-#pragma unroll
-    for (int k = 0; k < K::more; ++k) more[k] = sums[2 * tops + k];
-    kernel.topped(top, more);
+    for (int t = 0; t < K::softmaxes; ++t) {
+      SoftmaxState<V>& softmax = softmaxes[t];
+      softmax.max = max[t], softmax.leaders = sums[2 * t], softmax.others = sums[2 * t + 1];
+    }
+    kernel.with_softmax(softmaxes, accumulators);
   }
 
-  // A piece is summed by itself and then added, keeping what that loses: `lost` is seen from the same maximum. Nearly
-  // every piece is below the maximum so far, and then nobody counts who leads.
-  template <int t, int more, class Piece>
-  __device__ void fold_piece(Part<V, more>& part, Part<V, more>& lost, const Piece& piece) const {
-    Part<V, more> local;
-    local.top.max = highest<t>(piece);
-    if (local.top.max < part.top.max) {
-      for_each(piece, [&](int, const V* x) { add_lower(local, kernel, part.top.max, x[t], x); });
+  // A piece is summed by itself and then added, with compensation. Nearly every piece is below the maximum so far, and
+  // then nobody counts who leads.
+  template <int t, int n, class Piece>
+  __device__ void fold_piece(RowState<V, n>& state, RowState<V, n>& compensation, const Piece& piece) const {
+    RowState<V, n> local;
+    local.softmax.max = largest<t>(piece);
+    if (local.softmax.max < state.softmax.max) {
+      for_each(piece, [&](int, const V* x) { accumulate_below(local, kernel, state.softmax.max, x[t], x); });
     } else {
-      if (local.top.max > part.top.max) {
-        rebase(kernel, part, local.top.max);
-        rebase(kernel, lost, local.top.max);
-      }
-      const V origin = reference(local.top.max);
-      for_each(piece, [&](int, const V* x) { add(local, kernel, origin, x[t], x); });
+      if (local.softmax.max > state.softmax.max) rescale(kernel, state, compensation, local.softmax.max);
+      const V from = reference(local.softmax.max);
+      for_each(piece, [&](int, const V* x) { accumulate(local, kernel, from, x[t], x); });
     }
-    add_kept(part, lost, local);
+    add_compensated(state, compensation, local);
   }
 
   template <int t, class Piece>
-  __device__ static V highest(const Piece& piece) {
-    V max = piece.number(t, 0);
+  __device__ V largest(const Piece& piece) const {
+    V max = logit<t>(piece, 0);
     for_each(piece, [&](int, const V* x) { max = Maximum()(x[t], max); });
     return max;
   }
 
+  // Number i of stream k, as the kernel sees it.
+  template <int k, class Piece>
+  __device__ V logit(const Piece& piece, int i) const {
+    const V x = piece.number(k, i);
+    return capped && k < K::logits ? softcapped(x, V(args.softcap)) : x;
+  }
+
   // Calls f with the place of each class in the piece, and its numbers.
   template <class Piece, class F>
-  __device__ __forceinline__ static void for_each(const Piece& piece, const F& f) {
+  __device__ __forceinline__ void for_each(const Piece& piece, const F& f) const {
 #pragma unroll
     for (int i = 0; i < piece.n; ++i) {
       V x[in];
 #pragma unroll
       for (int k = 0; k < in; ++k) x[k] = piece.number(k, i);
+      if constexpr (capped)
+        for (int k = 0; k < K::logits; ++k) x[k] = softcapped(x[k], V(args.softcap));
       if (piece.has(i)) f(i, x);
     }
   }
 
   // Whether the kernel's shorter formulas serve for all of the piece, as they do for nearly every one.
   template <class Piece>
-  __device__ bool usual(const Piece& piece) const {
+  __device__ bool common(const Piece& piece) const {
     bool all = true;
-    for_each(piece, [&](int, const V* x) { all = all & kernel.usual(x); });
+    for_each(piece, [&](int, const V* x) { all = all & kernel.common(x); });
     return all;
   }
 
   __device__ void sum() {
-    V sums[K::sums] = {}, lost[K::sums] = {};
-    pieces.template each<K::tops == 0>([&](const auto& piece) { sum_piece(sums, lost, piece); });
+    V sums[K::terms] = {}, compensation[K::terms] = {};
+    pieces.template each<terms_reading>([&](const auto& piece) { sum_piece(sums, compensation, piece); });
 #pragma unroll
-    for (int k = 0; k < K::sums; ++k) sums[k] = settled(sums[k], lost[k]);
+    for (int k = 0; k < K::terms; ++k) sums[k] = compensated(sums[k], compensation[k]);
     reduce(team, sums, Plus());
-    kernel.summed(sums);
+    kernel.with_terms(sums);
   }
 
   template <class Piece>
-  __device__ void sum_piece(V* sums, V* lost, const Piece& piece) const {
-    V local[K::sums] = {};
+  __device__ void sum_piece(V* sums, V* compensation, const Piece& piece) const {
+    V local[K::terms] = {};
     bool shorter = false;
-    if constexpr (requires { &K::add_usual; }) {
-      shorter = usual(piece);
-      if (shorter) for_each(piece, [&](int, const V* x) { kernel.add_usual(local, x); });
+    if constexpr (requires { &K::add_common_terms; }) {
+      shorter = common(piece);
+      if (shorter) for_each(piece, [&](int, const V* x) { kernel.add_common_terms(local, x); });
     }
-    if (!shorter) for_each(piece, [&](int, const V* x) { kernel.add_sums(local, x); });
+    if (!shorter) for_each(piece, [&](int, const V* x) { kernel.add_terms(local, x); });
 #pragma unroll
-    for (int k = 0; k < K::sums; ++k) add_kept(sums[k], lost[k], local[k]);
+    for (int k = 0; k < K::terms; ++k) add_compensated(sums[k], compensation[k], local[k]);
   }
 
   __device__ void finish(double* totals) const {
-    if constexpr (K::value_out) {
-      const V value = counts ? kernel.value() : blank;
-      static_cast<V*>(args.values)[r] = value;
-      totals[0] = static_cast<double>(value);
-      totals[1] = static_cast<double>(counts ? kernel.row.weight : blank);
-    }
-    if constexpr (K::stats_out > 0) {
-      V stats[K::stats_out];
-      kernel.stats(stats);
+    if constexpr (K::values > 0) {
+      V values[K::values];
+      kernel.value(values);
 #pragma unroll
-      for (int k = 0; k < K::stats_out; ++k)
-        static_cast<V*>(args.stats_out)[k * args.rows + r] = counts ? stats[k] : blank;
+      for (int k = 0; k < K::values; ++k) {
+        values[k] = counts ? values[k] * row_weight : blank;
+        static_cast<V*>(args.values)[k * args.rows + r] = values[k];
+      }
+      totals[0] = static_cast<double>(values[0]);
+      totals[1] = static_cast<double>(counts ? kernel.row.weight : blank);
+      if (args.row_weight && counts) totals[1] *= static_cast<double>(row_weight);
+    }
+    if constexpr (K::saved_out > 0) {
+      V saved[K::saved_out];
+      kernel.save(saved);
+#pragma unroll
+      for (int k = 0; k < K::saved_out; ++k)
+        static_cast<V*>(args.saved_out)[k * args.rows + r] = counts ? saved[k] : blank;
     }
   }
 
-  __device__ void map() const {
-    pieces.template each<K::tops + K::sums == 0>([&](const auto& piece) { map_piece(piece); });
-    if constexpr (K::targets && requires { kernel.hit(); })
-      if (pieces.share.takes(y)) to[0][y * args.out[0].class_stride] = narrowed<S>(kernel.hit());
+  __device__ void output() const {
+    pieces.template each<output_reading>([&](const auto& piece) { output_piece(piece); });
+    if constexpr (has_target_column)
+      if (pieces.share.takes(y)) {
+        V x = kernel.at_target();
+        if constexpr (capped) x = x * softcap_slope(raw_x_y, V(args.softcap));
+        to[0][y * args.out[0].class_stride] = narrowed<S>(x);
+      }
   }
 
   template <class Piece>
-  __device__ void map_piece(const Piece& piece) const {
-    if constexpr (requires { &K::map_usual; })
-      if (usual(piece)) return map_piece(piece, [&](V* result, const V* x) { kernel.map_usual(result, x); });
-    map_piece(piece, [&](V* result, const V* x) { kernel.map(result, x); });
+  __device__ void output_piece(const Piece& piece) const {
+    if constexpr (requires { &K::output_common; })
+      if (common(piece)) return output_piece(piece, [&](V* result, const V* x) { kernel.output_common(result, x); });
+    output_piece(piece, [&](V* result, const V* x) { kernel.output(result, x); });
   }
   template <class Piece, class F>
-  __device__ void map_piece(const Piece& piece, const F& f) const {
+  __device__ void output_piece(const Piece& piece, const F& f) const {
     V results[out][piece.n];
     for_each(piece, [&](int i, const V* x) {
       V result[out];
       f(result, x);
 #pragma unroll
-      for (int k = 0; k < out; ++k) results[k][i] = result[k];
+      for (int k = 0; k < out; ++k) {
+        if (capped && k < K::logits) result[k] = result[k] * softcap_slope(piece.number(k, i), V(args.softcap));
+        results[k][i] = result[k];
+      }
     });
 #pragma unroll
     for (int k = 0; k < out; ++k)
@@ -233,7 +275,7 @@ struct RowLoop {
       if (piece.has(i)) to[piece.at(i) * stride] = narrowed<S>(x[i]);
   }
 
-  __device__ void blank_out() const {
+  __device__ void blank_output() const {
 #pragma unroll
     for (int k = 0; k < out; ++k)
       if (to[k])
@@ -242,30 +284,45 @@ struct RowLoop {
   }
 };
 
-template <class S, class K>
-__global__ void __launch_bounds__((RowLoop<S, K>::threads), 1)
-    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape,
-                const __grid_constant__ Sink<RowTotals> sink) {
+template <class S, class K, bool capped>
+__global__ void __launch_bounds__((RowLoop<S, K, capped>::threads), 1)
+    rows_kernel(const __grid_constant__ RowArgs args, const __grid_constant__ Shape shape) {
+  using Loop = RowLoop<S, K, capped>;
+  if constexpr (K::saved_in > 0)
+    if (args.unless_one && Loop::compute_number(args.grad, 0) == Number<S>(1)) return;
   const int thread = threadIdx.x, warp = thread / kLanes;
   const Team team{shape.team, (shape.across ? warp : thread) & (shape.team - 1), shape.across, block_memory()};
   const int mine = shape.across ? (warp >> team.shift()) * kLanes + thread % kLanes : thread >> team.shift();
   double totals[2] = {};
-  RowLoop<S, K>(args, team, shape.chunk, blockIdx.x * shape.rows() + mine).run(totals);
-  if constexpr (K::value_out)
-    if (sink.to.total) sink.add_block(totals);
+  Loop(args, team, shape.chunk, blockIdx.x * shape.rows() + mine).run(totals);
+  if constexpr (K::values > 0) {
+    const GridSum<RowTotals> sum{RowTotals(args)};
+    if (gridDim.x == 1 && sum.to.wanted()) sum.add_block(totals);
+  }
 }
 
-// Whether the rows were few enough for their totals, too.
-template <class S, class K>
-bool run_rows(const RowArgs& args, RowTotals totals = {}) {
-  if (args.rows == 0) return false;
-  using Loop = RowLoop<S, K>;
-  const Shape shape = shape_of(args, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
-  const size_t shared = 16 * (room<S>(shape.threads) + kGroups * shape.chunk * K::in * shape.threads);
-  const int64_t blocks = divide_up(args.rows, shape.rows());
-  if (blocks > 1) totals.total = nullptr;
-  launch(rows_kernel<S, K>, {blocks, shape.threads, shared}, args.device, args, shape, Sink<RowTotals>{totals});
-  return totals.total;
+template <class S, class K, bool capped>
+void run_rows(const RowArgs& args) {
+  int64_t blocks = 0;
+  if (args.rows > 0) {
+    using Loop = RowLoop<S, K, capped>;
+    const Shape shape = shape_of(args, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
+    const size_t shared = 16 * (room<S>(shape.threads) + kGroups * shape.chunk * K::in * shape.threads);
+    blocks = divide_up(args.rows, shape.rows());
+    launch(rows_kernel<S, K, capped>, {blocks, shape.threads, shared}, args.device, args, shape);
+  }
+  if (blocks != 1) Cuda::finish(args);
+}
+
+template <template <class> class K, bool rare>
+void Cuda::rows(const RowArgs& args) {
+  const DeviceGuard guard(args.device);
+  dispatch_floating(args.dtype, [&]<class S>() {
+    using Kernel = K<Number<S>>;
+    if constexpr (HasScale<typename Kernel::Params> && !rare)
+      if (args.softcap != 0) return run_rows<S, Kernel, true>(args);
+    run_rows<S, Kernel, false>(args);
+  });
 }
 
 }  // namespace torchloss

@@ -1,7 +1,7 @@
-#include "device.h"
+#include "rows.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(torchloss, CUDA, m) {
   using namespace torchloss;
-  register_ops<RowMap<Cuda, SoftmaxMap>>(m, SoftmaxMap::name);
-  register_ops<RowMap<Cuda, LogSoftmaxMap>>(m, LogSoftmaxMap::name);
+  RowMap<Cuda, SoftmaxMap>::register_ops(m);
+  RowMap<Cuda, LogSoftmaxMap>::register_ops(m);
 }

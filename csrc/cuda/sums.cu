@@ -7,90 +7,111 @@ namespace {
 
 // What is summed: each adds number i to the sums.
 template <int n>
-struct Slots {
-  const double* slots;
+struct Partials {
+  const double* partials;
   __device__ void operator()(int64_t i, double* sums) const {
 #pragma unroll
-    for (int k = 0; k < n; ++k) sums[k] += slots[i * n + k];
+    for (int k = 0; k < n; ++k) sums[k] += partials[i * n + k];
   }
 };
 
-struct Values {
-  const void* values;
-  ScalarType type;
-  __device__ void operator()(int64_t r, double* sum) const { *sum += read(values, type, r); }
-};
-
-// The rows' values, and the weights of their targets. A target outside the classes has none.
-struct ValuesAndWeights {
-  Values values;
+// The rows' values, and their weights if the total is wanted. A row with a target outside the classes makes it NaN.
+struct RowTerms {
+  ScalarType dtype, compute;
+  bool weights;
+  const void *values, *row_weight, *weight;
   const int64_t* target;
-  int64_t ignore_index, classes;
-  const void* weight;
-  int64_t stride;
-  ScalarType type;
+  int64_t ignore_index, classes, stride;
+
+  explicit RowTerms(const RowArgs& a)
+      : dtype(a.dtype),
+        compute(compute_type(a.dtype)),
+        weights(a.results.total),
+        values(a.results.loss ? a.values : nullptr),
+        row_weight(a.row_weight),
+        weight(a.weight),
+        target(a.target),
+        ignore_index(a.ignore_index),
+        classes(a.classes),
+        stride(a.weight_stride) {}
 
   __device__ void operator()(int64_t r, double* sums) const {
-    if (values.values) values(r, sums);
-    sums[1] += weight_of(r);
+    if (values) sums[0] += read(values, compute, r);
+    if (weights) sums[1] += weight_of(r);
   }
   __device__ double weight_of(int64_t r) const {
-    if (!target) return 1;
-    const int64_t y = target[r];
-    if (y == ignore_index) return 0;
-    if (y < 0 || y >= classes) return kNaN<double>;
-    return weight ? read(weight, type, y * stride) : 1;
+    double w = 1;
+    if (target) {
+      const int64_t y = target[r];
+      if (y == ignore_index) return 0;
+      if (y < 0 || y >= classes) return kNaN<double>;
+      if (weight) w = read(weight, dtype, y * stride);
+    }
+    return row_weight ? w * read(row_weight, compute, r) : w;
   }
 };
 
 template <class F, class To>
-__global__ void __launch_bounds__(kThreads) sum_kernel(const F f, int64_t n, const Sink<To> sink) {
+__global__ void __launch_bounds__(kThreads) sum_kernel(const F f, int64_t n, const GridSum<To> sum) {
   double sums[To::n] = {};
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
 #pragma unroll 4
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) f(i, sums);
-  sink.add_block(sums);
+  sum.add_block(sums);
 }
 
 template <class F, class To>
-void launch_sum(const F& f, int64_t n, const Sink<To>& sink, int64_t blocks, int device) {
-  launch(sum_kernel<F, To>, {blocks, kThreads, kThreads * sizeof(double)}, device, f, n, sink);
+void launch_sum(const F& f, int64_t n, const GridSum<To>& sum, int64_t blocks, int device) {
+  launch(sum_kernel<F, To>, {blocks, kThreads, kThreads * sizeof(double)}, device, f, n, sum);
 }
 
-template <class F, class To>
-void sum(const F& f, int64_t n, const To& to, int device) {
-  constexpr int64_t alone = 32 * kThreads, per_block = 8 * kThreads, most = 1024;
-  Sink<To> sink{to};
-  const int64_t blocks = n <= alone ? 1 : std::min(divide_up(n, per_block), most);
-  const MaybeTensor held = slots(sink, blocks, device);
-  launch_sum(f, n, sink, blocks, device);
-  if (held) launch_sum(Slots<To::n>{sink.slots}, blocks, sink, 1, device);
+__global__ void convert_kernel(const void* from, ScalarType type, double otherwise, void* to, ScalarType compute) {
+  if (threadIdx.x == 0) write(to, compute, from ? read(from, type, 0) : otherwise);
 }
 
 }  // namespace
 
-MaybeTensor reserve(double*& slots, int64_t n, int device) {
-  const torch::stable::Device where(torch::headeronly::DeviceType::CUDA, device);
-  Tensor memory = torch::stable::empty(Sizes{n}, ScalarType::Double, std::nullopt, where);
-  slots = static_cast<double*>(memory.mutable_data_ptr());
-  return memory;
+Tensor reserve(double*& memory, int64_t n, int device) {
+  const int64_t step = 1;
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &n, &step, code_of_dtype(ScalarType::Double),
+                                                  aoti_torch_device_type_cuda(), device, &made));
+  Tensor t(made);
+  memory = static_cast<double*>(t.data);
+  return t;
 }
 
-void finish(const Sink<Total>& sink, int64_t blocks, int device) {
-  launch_sum(Slots<1>{sink.slots}, blocks, sink, 1, device);
+void finish(const GridSum<Total>& sum, int64_t blocks, int device) {
+  launch_sum(Partials<1>{sum.partials}, blocks, sum, 1, device);
 }
 
-void sum_rows(const RowArgs& args, const RowTotals& to) {
-  const Values values{to.loss ? args.values : nullptr, to.compute};
-  sum(ValuesAndWeights{values, args.target, args.ignore_index, args.classes, args.weight, args.weight_stride,
-                       args.dtype},
-      args.rows, to, args.device);
-}
-
-void Cuda::reduce(const RowArgs& args, const void* total, void* loss) {
+void Cuda::finish(const RowArgs& args) {
+  GridSum<RowTotals> sum{RowTotals(args)};
+  if (!sum.to.wanted()) return;
+  constexpr int64_t alone = 32 * kThreads, per_block = 8 * kThreads, most = 1024;
   const DeviceGuard guard(args.device);
-  const ScalarType compute = compute_type(args.dtype);
-  sum(Values{args.values, compute}, args.rows, Total{loss, args.dtype, 1, total, compute}, args.device);
+  const int64_t blocks = args.rows <= alone ? 1 : std::min(divide_up(args.rows, per_block), most);
+  const Tensor held = reserve_partials(sum, blocks, args.device);
+  launch_sum(RowTerms(args), args.rows, sum, blocks, args.device);
+  if (held) launch_sum(Partials<RowTotals::n>{sum.partials}, blocks, sum, 1, args.device);
+}
+
+void Cuda::total(const RowArgs& args) { finish(args); }
+
+void Cuda::normalizer(const RowArgs& args, const Tensor& n, void* total) {
+  const bool here = n.device_type == aoti_torch_device_type_cuda() && n.device == args.device;
+  STD_TORCH_CHECK(here || n.device_type == aoti_torch_device_type_cpu(), args.op,
+                  ": expected a normalizer on the CPU or on the device of input");
+  const DeviceGuard guard(args.device);
+  const void* from = here ? n.data : nullptr;
+  const double otherwise = here ? 0 : read(n.data, n.dtype, 0);
+  launch(convert_kernel, {1, kLanes, 0}, args.device, from, n.dtype, otherwise, total, compute_type(args.dtype));
+}
+
+void Cuda::zero(void* p, int64_t bytes, int device) {
+  if (bytes == 0) return;
+  const DeviceGuard guard(device);
+  STD_CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, current_stream(device)));
 }
 
 }  // namespace torchloss

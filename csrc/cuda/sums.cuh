@@ -1,13 +1,14 @@
 #pragma once
-// Sums of many numbers, in double and in an order that depends on their count alone. Each block leaves its sums in
-// slots of its own; finish() adds the slots. Where one block suffices, it finishes by itself.
+// Sums of many numbers, in double and in an order that depends on their count alone. Each block leaves a partial sum;
+// finish() adds those. A grid of one block finishes by itself.
 #include "../rowwise.h"
 #include "launch.h"
 #include "team.cuh"
 
 namespace torchloss {
 
-__device__ inline double read(const void* p, ScalarType type, int64_t i) {
+// A number of any real dtype.
+HD double read(const void* p, ScalarType type, int64_t i) {
   switch (type) {
     case ScalarType::Double:
       return static_cast<const double*>(p)[i];
@@ -15,61 +16,73 @@ __device__ inline double read(const void* p, ScalarType type, int64_t i) {
       return static_cast<const torch::headeronly::Half*>(p)[i];
     case ScalarType::BFloat16:
       return static_cast<const torch::headeronly::BFloat16*>(p)[i];
+    case ScalarType::Long:
+      return static_cast<double>(static_cast<const int64_t*>(p)[i]);
+    case ScalarType::Int:
+      return static_cast<const int32_t*>(p)[i];
+    case ScalarType::Short:
+      return static_cast<const int16_t*>(p)[i];
+    case ScalarType::Char:
+      return static_cast<const int8_t*>(p)[i];
+    case ScalarType::Byte:
+    case ScalarType::Bool:
+      return static_cast<const uint8_t*>(p)[i];
     default:
       return static_cast<const float*>(p)[i];
   }
 }
 
+// A number of a compute type.
 __device__ inline void write(void* p, ScalarType type, double x) {
-  switch (type) {
-    case ScalarType::Double:
-      *static_cast<double*>(p) = x;
-      return;
-    case ScalarType::Half:
-      *static_cast<torch::headeronly::Half*>(p) = static_cast<float>(x);
-      return;
-    case ScalarType::BFloat16:
-      *static_cast<torch::headeronly::BFloat16*>(p) = static_cast<float>(x);
-      return;
-    default:
-      *static_cast<float*>(p) = static_cast<float>(x);
-  }
+  if (type == ScalarType::Double)
+    *static_cast<double*>(p) = x;
+  else
+    *static_cast<float*>(p) = static_cast<float>(x);
 }
 
-// What becomes of a sum: out = sum * scale / *divisor.
+// What becomes of a sum: out = sum * scale.
 struct Total {
   static constexpr int n = 1;
   void* out;
   ScalarType type;
   double scale = 1;
-  const void* divisor = nullptr;
-  ScalarType divisor_type = ScalarType::Float;
 
-  __device__ void write(const double* sum) const {
-    torchloss::write(out, type, divisor ? *sum * scale / read(divisor, divisor_type, 0) : *sum * scale);
-  }
+  __device__ void write(const double* sum) const { torchloss::write(out, type, *sum * scale); }
 };
 
-// What becomes of the sums of the rows' values and of their weights: total = the weights', loss = the values' or the
-// mean.
+// What becomes of the sums of the rows' values and of their weights: see RowResults.
 struct RowTotals {
   static constexpr int n = 2;
-  ScalarType compute, type;  // of total, of loss
-  void *total, *loss;        // nullptr: nobody asks for the loss
-  bool mean;
+  bool in_double;  // the compute type
+  RowResults to;
 
-  __device__ void write(const double* sum) const {
-    torchloss::write(total, compute, sum[1]);
-    if (loss) torchloss::write(loss, type, mean ? sum[0] / read(total, compute, 0) : sum[0]);
+  explicit HD RowTotals(const RowArgs& args) : in_double(args.dtype == ScalarType::Double), to(args.results) {}
+  HD bool wanted() const { return to.loss || to.total; }
+
+  __device__ void write(const double* sum) const { in_double ? write_as<double>(sum) : write_as<float>(sum); }
+  template <class T>
+  __device__ void write_as(const double* sum) const {
+    if (to.total) {
+      const T total = static_cast<T>(sum[1]);
+      *static_cast<T*>(to.total) = to.or_one && total == 0 ? T(1) : total;
+    }
+    if (!to.loss) return;
+    T loss = static_cast<T>(sum[0]);
+    if (to.mean) {
+      const T by = *static_cast<const T*>(to.divisor ? to.divisor : to.total);
+      // As reduction="sum" divided; but a sum beyond the largest number may have a quotient.
+      loss = to.normalized && !(abs(loss) == infinity<T>()) ? loss / by : static_cast<T>(sum[0] / by);
+    }
+    *static_cast<T*>(to.loss) = loss;
   }
 };
 
-// Where the threads of a grid leave their part of the sums.
+// A sum over a grid, and what becomes of it.
 template <class To>
-struct Sink {
+struct GridSum {
   static constexpr int n = To::n;
   To to;
-  double* slots = nullptr;  // n per block, if there are several
+  double* partials = nullptr;  // n of each block, if there are several
 
   // Every thread of the block calls this, with room in shared memory for n doubles of each warp.
   __device__ void add_block(double (&sums)[n]) const {
@@ -78,17 +91,16 @@ struct Sink {
     if (rank > 0) return;
     if (gridDim.x == 1) return to.write(sums);
 #pragma unroll
-    for (int k = 0; k < n; ++k) slots[blockIdx.x * n + k] = sums[k];
+    for (int k = 0; k < n; ++k) partials[blockIdx.x * n + k] = sums[k];
   }
 };
 
-// Gives the sink its slots: memory of the current stream, to be held until finish() has been called.
-MaybeTensor reserve(double*& slots, int64_t n, int device);
+// n doubles in memory of the current stream, to be held until finish() has been called.
+Tensor reserve(double*& memory, int64_t n, int device);
 template <class To>
-MaybeTensor slots(Sink<To>& sink, int64_t blocks, int device) {
-  return blocks == 1 ? std::nullopt : reserve(sink.slots, blocks * To::n, device);
+Tensor reserve_partials(GridSum<To>& sum, int64_t blocks, int device) {
+  return blocks == 1 ? Tensor() : reserve(sum.partials, blocks * To::n, device);
 }
-void sum_rows(const RowArgs& args, const RowTotals& to);
-void finish(const Sink<Total>& sink, int64_t blocks, int device);
+void finish(const GridSum<Total>& sum, int64_t blocks, int device);
 
 }  // namespace torchloss

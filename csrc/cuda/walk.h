@@ -36,8 +36,9 @@ struct Share {
 // The order of a thread's pieces: they come from memory by themselves, a few groups ahead.
 //
 // Piece i waits in slot i % (kGroups chunk) of the thread's own. The first reading goes up and leaves its last pieces
-// in the slots; a second one goes down from there. So of a row that fits nothing is read twice, and of a longer one
-// what was read last, and may still be in the L2 cache, comes first.
+// in the slots; a second one goes down from there, and leaves its last ones, which are the first, to a third, up again.
+// So of a row that fits nothing is read twice, and of a longer one what was read last, and may still be in the L2
+// cache, comes first.
 constexpr unsigned kGroups = 4;  // of `chunk` pieces, on their way at once
 
 // A ring has  ask(i, slot)  start to bring piece i;  commit()  what was asked for since the last is a group;
@@ -51,13 +52,14 @@ struct Walk {
 
   HD unsigned end(unsigned first) const { return first + chunk < pieces ? first + chunk : pieces; }
 
-  // The first groups, before up().
+  // The first groups, before the first up().
   HD void start() const {
     for (unsigned first = 0; first < slots; first += chunk) {
       for (unsigned i = first; i < end(first); ++i) ring.ask(i, i);
       ring.commit();
     }
   }
+  // After start() or down(), and with the pieces that it has left.
   HD void up() const {
     for (unsigned first = 0, place = 0; first < pieces; first += chunk) {
       ring.wait();

@@ -10,7 +10,8 @@ namespace torchloss {
 //   L_xx = t / x^2 + (1 - t) / (1 - x)^2          L_xt = -1 / (x (1 - x))          L_tt = 0
 template <class T>
 struct BinaryCrossEntropy {
-  static constexpr Op op{"binary_cross_entropy"};
+  static constexpr const char *name = "binary_cross_entropy", *option_names = "";
+  struct Options {};
   HD Jet<T> operator()(T x, T t) const {
     const T log_x = floor(log(x)), log_1x = floor(log1p(T(0) - x));
     const T y = T(1) - x, xy = x * y, d = select(xy < T(1e-12), T(1e-12), xy);  // torch's guard of the division

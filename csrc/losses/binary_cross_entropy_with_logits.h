@@ -11,9 +11,10 @@ namespace torchloss {
 //   L_xx = (1 - t + p t) s(x) s(-x)                       L_xt = -1 - (p - 1) s(-x)          L_tt = 0
 template <class T>
 struct BinaryCrossEntropyWithLogits {
-  static constexpr Op op{"binary_cross_entropy_with_logits"};
+  static constexpr const char *name = "binary_cross_entropy_with_logits", *option_names = "";
+  struct Options {};
   HD Jet<T> operator()(T x, T t, T p) const {
-    const T e = decay(T(-1) * abs(x)), q = T(1) / (T(1) + e), l = log1p_to_2(e);
+    const T e = exp_nonpositive(T(-1) * abs(x)), q = T(1) / (T(1) + e), l = log1p_to_2(e);
     const auto positive = x >= T(0);
     const T s = select(positive, q, e * q), s_ = select(positive, e * q, q);  // s(x), s(-x)
     const T sp_ = select(positive, T(0), T(0) - x) + l;                       // softplus(-x)

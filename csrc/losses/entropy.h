@@ -8,104 +8,127 @@ namespace torchloss {
 //   H = -sum_j p_j log p_j      (0 log 0 = 0)
 //   H'_j = -(log p_j + 1),  H''_jj = -1 / p_j
 struct Entropy {
-  static constexpr const char *name = "entropy", *parameter = "base";
-  static constexpr bool class_weights = false, float_target = false;
+  static constexpr const char* name = "entropy";
+  static constexpr Target target = Target::None;
+  static constexpr bool class_weights = false;
+  struct Options {
+    double base = 2.718281828459045;
+  };
+  static constexpr const char* option_names = "base";
+  struct Params {
+    double unit;
+  };
+  static Params prepare(const Options& o, int64_t) { return {1 / std::log(o.base)}; }
 
   template <class V>
-  struct Forward : RowKernel<V> {  // in: p
-    static constexpr int sums = 1;
-    static constexpr bool value_out = true;
+  struct Forward : RowKernel<V, Params> {  // in: p
+    static constexpr int terms = 1, values = 1;
     V H;
-    HD void add_sums(V* sum, const V* p) const { *sum = *sum - times(*p, log(*p)); }
-    HD void summed(const V* sum) { H = *sum; }
-    HD V value() const { return V(this->params.unit) * H; }
+    HD void add_terms(V* sum, const V* p) const { *sum = *sum - times(*p, log(*p)); }
+    HD void with_terms(const V* sum) { H = *sum; }
+    HD void value(V* out) const { *out = V(this->params.unit) * H; }
   };
 
   template <class V>
-  struct Backward : RowKernel<V> {  // in: p
+  struct Backward : RowKernel<V, Params> {  // in: p
     static constexpr int out = 1;
-    HD void map(V* out, const V* p) const { *out = V(-this->params.unit) * this->row.grad * (log(*p) + V(1)); }
+    HD void output(V* out, const V* p) const { *out = V(-this->params.unit) * this->row.grad[0] * (log(*p) + V(1)); }
   };
 
   template <class V>
-  struct DoubleBackward : RowKernel<V> {  // in: p, h
-    static constexpr int in = 2, out = 1, sums = 1;
-    static constexpr bool value_out = true;
+  struct DoubleBackward : RowKernel<V, Params> {  // in: p, h
+    static constexpr int in = 2, out = 1, terms = 1, values = 1;
     V hH;
-    HD void add_sums(V* sum, const V* in) const { *sum = *sum - times(in[1], log(in[0]) + V(1)); }
-    HD void summed(const V* sum) { hH = *sum; }
-    HD V value() const { return V(this->params.unit) * hH; }
-    HD void map(V* out, const V* in) const {
-      *out = V(-this->params.unit) * times(this->row.grad * in[1], V(1) / in[0]);
+    HD void add_terms(V* sum, const V* in) const { *sum = *sum - times(in[1], log(in[0]) + V(1)); }
+    HD void with_terms(const V* sum) { hH = *sum; }
+    HD void value(V* out) const { *out = V(this->params.unit) * hH; }
+    HD void output(V* out, const V* in) const {
+      *out = V(-this->params.unit) * times(this->row.grad[0] * in[1], V(1) / in[0]);
     }
   };
 };
 
-// Entropy of the softmax p of a row of logits x, in nats; l_j = log p_j:
+// Entropy of the softmax p of a row of logits x times a, in nats, with a z-loss of weight z; l_j = log p_j:
 //
-//   H = log s - D,  D = sum_j p_j d_j,  d_j = x_j - m
-//   H'_j = -p_j (l_j + H) = -p_j (d_j - D)                 without log s, which may be much larger than D
-//   (H'' h)_j = -p_j [(h_j - <p, h>) (d_j - D + 1) - sum_i h_i p_i (d_i - D)]
+//   H = log s - D + z lse^2,  D = sum_j p_j d_j,  d_j = a (x_j - m)
+//   H'_j = -a p_j (l_j + H - zeta) = -a p_j (d_j - D - zeta),  zeta = 2 z lse    without log s, which may be much
+//   larger (H'' h)_j = -a^2 p_j [(h_j - <p, h>) (d_j - D + 1 - zeta) - sum_i h_i p_i (d_i - D) - 2 z <p, h>]
 struct SoftmaxEntropy {
-  static constexpr const char *name = "softmax_entropy", *parameter = "unused";
-  static constexpr bool class_weights = false, float_target = false;
+  static constexpr const char* name = "softmax_entropy";
+  static constexpr Target target = Target::None;
+  static constexpr bool class_weights = false;
+  struct Options {
+    double z_loss = 0, softcap = 0, logit_scale = 1;
+  };
+  static constexpr const char* option_names = "z_loss softcap logit_scale";
+  struct Params {
+    double z, scale;
+  };
+  static Params prepare(const Options& o, int64_t) { return {o.z_loss, o.logit_scale}; }
 
   template <class V>
-  struct Forward : RowKernel<V> {  // in: x
-    static constexpr int tops = 1, more = 1, stats_out = 3;
-    static constexpr bool value_out = true;
+  struct Forward : RowKernel<V, Params> {  // in: x
+    static constexpr int softmaxes = 1, accumulators = 1, saved_out = 3, values = 1;
     V max, rest, D;
 
     template <class E, class M>
-    HD void add_more(V* sums, V d, const E& e, M, const V*) const {
+    HD void accumulate(V* sums, V d, const E& e, M, const V*) const {
       *sums = *sums + moment(e, d);
     }
     template <class M>
-    HD static void rebase_more(V* sums, const Top<V>& top, M, V d, V f) {
-      *sums = f * *sums + times(f, d) * (V(moment_unit<V>) * (top.count + top.sum));
+    HD static void rescale(V* sums, const SoftmaxState<V>& softmax, M, V d, V f) {
+      *sums = f * *sums + times(f, d) * (V(kExpScale<V>) * (softmax.leaders + softmax.others));
     }
-    HD void topped(const Top<V>* top, const V* moment) {
-      max = top->max, rest = top->rest(), D = *moment / (V(moment_unit<V>) * (V(1) + rest));
+    HD void with_softmax(const SoftmaxState<V>* softmax, const V* moment) {
+      max = softmax->max, rest = softmax->rest(), D = *moment / (V(kExpScale<V>) * (V(1) + rest));
     }
-    HD V value() const { return log1p(rest) - D; }
-    HD void stats(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
+    HD void value(V* out) const {
+      const V log_s = log1p(rest);
+      *out = log_s - D;
+      add_z_loss(*out, this->params.z, this->scaled(max) + log_s);
+    }
+    HD void save(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
   };
 
   template <class V>
-  struct Backward : RowKernel<V> {  // in: x
-    static constexpr int out = 1, stats_in = 3;
-    V max, c, D;  // c: the gradient times -1 / s
+  struct Backward : RowKernel<V, Params> {  // in: x
+    static constexpr int out = 1, saved_in = 3;
+    V max, c, center;  // c: the gradient times -a / s; D + zeta
     HD void start() {
-      const V* stats = this->row.stats;
-      max = stats[0], c = V(0) - this->row.grad / (V(1) + stats[1]), D = stats[2];
+      const V *saved = this->row.saved, rest = saved[1];
+      max = saved[0], c = V(0) - this->row.grad[0] * this->scale() / (V(1) + rest);
+      center = saved[2] + z_slope(this->params.z, this->scaled(max), rest);
     }
-    HD void map(V* out, const V* in) const {
+    HD void output(V* out, const V* in) const {
       const V d = *in - max;
-      *out = c * times(decay(d), d - D);
+      *out = c * times(V(this->exp_of(d)), this->scaled(d) - center);
     }
   };
 
   template <class V>
-  struct DoubleBackward : RowKernel<V> {  // in: x, h
-    static constexpr int in = 2, out = 1, sums = 2, stats_in = 3;
-    static constexpr bool value_out = true;
-    V max, s, D, ph, cov;
+  struct DoubleBackward : RowKernel<V, Params> {  // in: x, h
+    static constexpr int in = 2, out = 1, terms = 2, saved_in = 3, values = 1;
+    V max, s, D, zeta, ph, cov;
     HD void start() {
-      const V* stats = this->row.stats;
-      max = stats[0], s = V(1) + stats[1], D = stats[2];
+      const V* saved = this->row.saved;
+      max = saved[0], s = V(1) + saved[1], D = saved[2];
+      zeta = z_slope(this->params.z, this->scaled(max), saved[1]);
     }
-    HD void add_sums(V* sum, const V* in) const {
-      const V d = in[0] - max, p = decay(d) / s;
+    HD void add_terms(V* sum, const V* in) const {
+      const V d = in[0] - max, p = V(this->exp_of(d)) / s;
       sum[0] = sum[0] + p * in[1];
-      sum[1] = sum[1] + in[1] * times(p, d - D);
+      sum[1] = sum[1] + in[1] * times(p, this->scaled(d) - D);
     }
-    HD void summed(const V* sum) { ph = sum[0], cov = sum[1]; }
-    HD V value() const { return V(0) - cov; }
-    HD void map(V* out, const V* in) const {
-      const V d = in[0] - max, p = decay(d) / s;
-      *out = this->row.grad * (p * cov - times(p, (d - D) + V(1)) * (in[1] - ph));
+    HD void with_terms(const V* sum) { ph = sum[0], cov = sum[1]; }
+    HD void value(V* out) const { *out = this->scale() * (times(zeta, ph) - cov); }
+    HD void output(V* out, const V* in) const {
+      const V d = in[0] - max, p = V(this->exp_of(d)) / s, c = this->row.grad[0] * this->scale() * this->scale();
+      const V even = cov + times(V(2 * this->params.z), ph);
+      *out = c * (p * even - times(p, (this->scaled(d) - D) + (V(1) - zeta)) * (in[1] - ph));
     }
   };
+
+  using WithGradient = torchloss::WithGradient<Forward, Backward>;
 };
 
 }  // namespace torchloss

@@ -10,7 +10,8 @@ namespace torchloss {
 //   L_xx = 0        L_xt = -1               L_tt = 1 / t
 template <class T>
 struct KLDiv {
-  static constexpr Op op{"kl_div"};
+  static constexpr const char *name = "kl_div", *option_names = "";
+  struct Options {};
   HD Jet<T> operator()(T x, T t) const {
     const T log_t = log(t);
     return {select(t == T(0), T(0) - t * x, t * (log_t - x)), T(0) - t, log_t + T(1) - x, T(0), T(-1), T(1) / t};
@@ -24,7 +25,8 @@ struct KLDiv {
 //   L_xx = 0        L_xt = -e^t             L_tt = e^t (t - x + 2)
 template <class T>
 struct KLDivLogTarget {
-  static constexpr Op op{"kl_div_log_target"};
+  static constexpr const char *name = "kl_div_log_target", *option_names = "";
+  struct Options {};
   HD Jet<T> operator()(T x, T t) const {
     const T p = exp(t), d = t - x;
     return {p * d, T(0) - p, p * (d + T(1)), T(0), T(0) - p, p * (d + T(2))};

@@ -11,8 +11,12 @@ namespace torchloss {
 //   L''    1 / beta          0
 template <class T>
 struct SmoothL1 {
-  static constexpr Op op{"smooth_l1_loss", "beta"};
+  static constexpr const char *name = "smooth_l1_loss", *option_names = "beta";
+  struct Options {
+    double beta = 1;
+  };
   T beta;
+  HD explicit SmoothL1(const Options& o) : beta(T(o.beta)) {}
   HD Jet<T> operator()(T x, T t) const {
     const T r = x - t;
     const T c = select(r == T(0), T(0), clamp(r / beta, T(-1), T(1)));  // at r = 0 so that beta = 0 is L1

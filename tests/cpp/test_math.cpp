@@ -184,7 +184,7 @@ bool test_all(bool all) {
               },
               -1, 1},
      Function{"log1p_to_2", 1.5, SpecialsAndSubnormals, OF(log1p_to_2), [](auto x) { return std::log1p(x); }, 0.0, 1.0},
-     Function{"decay", 1.25, SpecialsAndSubnormals, OF(decay), [](auto x) { return std::exp(x); },
+     Function{"exp_nonpositive", 1.25, SpecialsAndSubnormals, OF(exp_nonpositive), [](auto x) { return std::exp(x); },
               -std::numeric_limits<double>::infinity(), 0});
   return good;
 }

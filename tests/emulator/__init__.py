@@ -49,7 +49,7 @@ EDITS = {
             r"\1  run_emulated(grid.blocks, grid.threads, grid.shared, [&] { kernel(arguments...); });\n}\n",
             1,
         ),
-        (r"inline cudaStream_t .*?\n\}\n", "", 1),
+        (r"(inline cudaStream_t current_stream\(int) device\) \{.*?\n\}\n", r"\1) { return nullptr; }\n", 1),
         (
             r"using torch::stable::accelerator::DeviceGuard;",
             "struct DeviceGuard {\n  DeviceGuard(int) {}\n};\n#define STD_CUDA_CHECK(x) (void)(x)",
@@ -57,8 +57,8 @@ EDITS = {
         ),
         (r"#include <torch/csrc/stable/(macros|accelerator)\.h>\n", "", 2),
     ),
-    "cuda/sums.cu": ((r"DeviceType::CUDA, device", "DeviceType::CPU, 0", 1),),
-    "ops.cpp": ((r"STABLE_TORCH_LIBRARY\(torchloss, m\)", "STABLE_TORCH_LIBRARY(torchloss_emulated, m)", 1),),
+    "cuda/sums.cu": ((r"aoti_torch_device_type_cuda", "aoti_torch_device_type_cpu", 2),),
+    "ops.cpp": ((r"STABLE_TORCH_LIBRARY(\w*)\(torchloss, ", r"STABLE_TORCH_LIBRARY\1(torchloss_emulated, ", 2),),
 }
 REGISTERED = r"STABLE_TORCH_LIBRARY_IMPL\(torchloss, CUDA, m\)", "STABLE_TORCH_LIBRARY_IMPL(torchloss_emulated, CPU, m)"
 

@@ -37,6 +37,7 @@ void wait_emulated(int groups_left);
 uint4 brought_emulated(unsigned from);
 
 inline void __syncthreads() { emulated_barrier(); }
+inline void __syncwarp() { emulated_exchange(0, 0); }
 template <class T>
 T __shfl_xor_sync(unsigned, T v, int distance) {
   uint64_t bits = 0;
@@ -62,6 +63,10 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline long min(long a, long b) { return a < b ? a : b; }
 
 using cudaStream_t = void*;
+inline int cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  memset(p, value, bytes);
+  return 0;
+}
 enum { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 inline int cudaDeviceGetAttribute(int* v, int, int) {
   const char* bytes = getenv("EMULATED_SHARED_MEMORY");

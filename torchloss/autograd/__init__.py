@@ -12,15 +12,17 @@ symmetric, is what it gives for the inputs.
 
 In eager mode the Functions run. Under torch.compile and torch.export, Dynamo cannot trace a Function with a jvp, so
 `run` calls the bare op, whose autograd kernel `bind` makes from the same Function: one set of formulas, both ways.
+`chain.way` lists the ways.
 """
 
-from torchloss.autograd.chain import loss_of, run
-from torchloss.autograd.early import early
+from torchloss.autograd.chain import run
+from torchloss.autograd.in_forward import loss_of_rows, with_gradient_in_forward
+from torchloss.autograd.in_place import with_gradient_in_place
 from torchloss.autograd.pointwise import pointwise
 from torchloss.autograd.row_map import LogSoftmaxGradient, SoftmaxGradient, row_map
-from torchloss.autograd.rowwise import rowwise
+from torchloss.autograd.rowwise import RowConfig, rowwise
 
-__all__ = ["loss_of", "run"]
+__all__ = ["RowConfig", "loss_of_rows", "run"]
 
 L1LossFunction = pointwise("l1_loss")
 MSELossFunction = pointwise("mse_loss")
@@ -31,14 +33,17 @@ KLDivLogTargetFunction = pointwise("kl_div_log_target")
 BinaryCrossEntropyFunction = pointwise("binary_cross_entropy")
 BinaryCrossEntropyWithLogitsFunction = pointwise("binary_cross_entropy_with_logits")
 
-# Rowwise ones with the count of the numbers that a row leaves for its backward pass.
-CrossEntropyFunction = rowwise("cross_entropy", saved := lambda label_smoothing: 3 if label_smoothing else 2)
-CrossEntropyFunction.early = early(CrossEntropyFunction, saved)
-CrossEntropyProbsFunction = rowwise("cross_entropy_probs", lambda _: 4)
-NLLLossFunction = rowwise("nll_loss", lambda _: 0)
-EntropyFunction = rowwise("entropy", lambda _: 0)
-SoftmaxEntropyFunction = rowwise("softmax_entropy", lambda _: 3)
-KLDivWithLogitsFunction = rowwise("kl_div_with_logits", lambda _: 7)
+CrossEntropyFunction = rowwise("cross_entropy")
+CrossEntropyProbsFunction = rowwise("cross_entropy_probs")
+NLLLossFunction = rowwise("nll_loss")
+EntropyFunction = rowwise("entropy")
+SoftmaxEntropyFunction = rowwise("softmax_entropy")
+KLDivWithLogitsFunction = rowwise("kl_div_with_logits")
+LogitStatsFunction = rowwise("logit_stats")
+
+for function in (CrossEntropyFunction, CrossEntropyProbsFunction, SoftmaxEntropyFunction, KLDivWithLogitsFunction):
+    function.in_forward = with_gradient_in_forward(function)
+    function.in_place = with_gradient_in_place(function)
 
 SoftmaxFunction = row_map("softmax", SoftmaxGradient)
 LogSoftmaxFunction = row_map("log_softmax", LogSoftmaxGradient)

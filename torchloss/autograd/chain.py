@@ -18,43 +18,15 @@ except ImportError:  # private names: without them only torch.compile(torch.func
     _SingleLevelFunction = None
 
 ops = torch.ops.torchloss
-NONE, MEAN, SUM = 0, 1, 2
+NONE, MEAN, SUM, MEAN_OR_ZERO = 0, 1, 2, 3
 PLAIN = frozenset((int, float, bool, type(None)))  # of which isinstance is slow to say that they are no tensors
+TENSORS = frozenset((Tensor, torch.nn.Parameter))  # without a __torch_function__ or a subclass's own ideas
 
 _impl = torch.library.Library("torchloss", "IMPL")  # lives as long as its kernels
 
-
-def alive(args: tuple) -> list:
-    """The arguments without the wrappers that a torch.func transform left behind when it ended."""
-    return [a if type(a) in PLAIN or not isinstance(a, Tensor) else unwrap_if_dead(a) for a in args]
-
-
-def run(function: type[Function], *args: Any) -> Any:
-    """Applies a Function, or calls its op while a graph is being traced, or where none is wanted."""
-    if torch.compiler.is_compiling():
-        return function.traced(*args)
-    if function.single is None or torch._C._are_functorch_transforms_active():
-        return function.apply(*args)
-    args = alive(args)
-    if torch.is_grad_enabled() or forward_mode():
-        return function.single.apply(*args)
-    return function.below(*args)
-
-
-def loss_of(function: type[Function], *args: Any) -> Tensor:
-    """The first result of a Function: the loss, without what it leaves for its backward pass."""
-    if (
-        torch.compiler.is_compiling()
-        or function.single is None
-        or torch._C._are_functorch_transforms_active()
-        or forward_mode()
-        or not torch.is_grad_enabled()
-    ):
-        return run(function, *args)[0]
-    args = alive(args)
-    if function.early is not None and function.early.pays(*args):
-        return function.early.apply(*args[:3], args[3:])
-    return function.lean.apply(*args)
+is_compiling = torch.compiler.is_compiling
+transforms_active = torch._C._are_functorch_transforms_active
+below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def forward_mode() -> bool:
@@ -62,46 +34,43 @@ def forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
-def bind(function: type[Function]) -> None:
-    """Gives the op of a Function its autograd and vmap rules, and the Function its `below`, `single` and `lean`.
+def way() -> str:
+    """How a Function runs here and now; `run` calls its method of this name.
 
-    `below` calls the op without autograd. `single` is the same Function for a single level of autograd: what `apply`
-    comes down to when no torch.func transform is active. It spares the small calls the 15 us that `Function.apply`
-    spends on looking its signature up. `lean` is that with one result, for the loss itself: the others are saved, but
-    not wrapped.
+    ============= ============================ =======================================================================
+    way           when                         what runs
+    ============= ============================ =======================================================================
+    traced        torch.compile, torch.export  the bare op; its Autograd kernel is the Function (see `bind`)
+    transformed   torch.func                   Function.apply, with its vmap and jvp rules
+    recorded      a gradient may be asked for  the same Function for a single level: without Function.apply's 15 us
+    silent        otherwise                    the op, below autograd
+    ============= ============================ =======================================================================
+
+    A loss of rows has two more ways, for a plain backward pass: with its gradient taken in the forward pass
+    (in_forward.py), and with the gradient over its input (in_place.py). `in_eager_mode` tells where those may be taken.
     """
-    op = function.op
-    name = op._schema.name
-    torch.library.register_vmap(name, lambda info, in_dims, *args: function.batched(op, info, in_dims, *args))
-    if _SingleLevelFunction is None:
-        setup = function.setup_context
-        torch.library.register_autograd(
-            name, function.backward, setup_context=lambda ctx, inputs, output: setup(ctx, inputs, output)
-        )
-        return
+    if is_compiling():
+        return "traced"
+    if transforms_active() or _SingleLevelFunction is None:
+        return "transformed"
+    return "recorded" if torch.is_grad_enabled() or forward_mode() else "silent"
 
-    guard = torch._C._AutoDispatchBelowAutograd
 
-    def below(*args: Any) -> Any:
-        with guard():
-            return op(*args)
+def in_eager_mode() -> bool:
+    """Whether a plain backward pass may follow."""
+    return torch.is_grad_enabled() and not (is_compiling() or transforms_active() or forward_mode())
 
-    def lean(ctx: FunctionCtx, *args: Any) -> Tensor:
-        with guard():
-            outputs = op(*args)
-        function.keep(ctx, args, outputs)
-        return outputs[0]
 
-    function.below = staticmethod(below)
-    rules = {"backward": function.backward, "jvp": function.jvp}
-    function.single = single_level(function.__name__, forward=below, setup_context=function.setup_context, **rules)
-    function.lean = single_level(function.__name__, forward=lean, **rules)
+def run(function: type[Function], *args: Any) -> Any:
+    """Applies a Function, or calls its op while a graph is being traced, or where none is wanted."""
+    if is_compiling():  # by name, for Dynamo
+        return function.traced(*args)
+    return getattr(function, way())(*args)
 
-    def kernel(*args: Any) -> Any:
-        with enable_single_level_autograd_function():
-            return function.single.apply(*args)
 
-    _impl.impl(op._opname, kernel, "Autograd")
+def alive(args: tuple) -> list:
+    """The arguments without the wrappers that a torch.func transform left behind when it ended."""
+    return [a if type(a) in PLAIN or not isinstance(a, Tensor) else unwrap_if_dead(a) for a in args]
 
 
 def single_level(name: str, **members: Callable) -> type:
@@ -111,56 +80,42 @@ def single_level(name: str, **members: Callable) -> type:
     return type(name, (_SingleLevelFunction,), members | {"_compiled_autograd_key": key})
 
 
-def batch_first(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """The tensor with the batch dimension of a vmap in front; expanded if it has none."""
-    if x is None:
-        return None
-    return x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-def sum_each(x: Tensor) -> Tensor:
-    """Sums every sample of a batch."""
-    return x.reshape(x.shape[0], -1).sum(1) if x.dim() > 1 else x
-
-
-def per_element(grad: Tensor, like: tuple[int, ...]) -> Tensor:
-    """A gradient per sample, as one per element."""
-    return grad.reshape(-1, *[1] * (len(like) - 1)).expand(like)
-
-
-def add(*terms: Tensor | None) -> Tensor | None:
-    """The sum of what is there."""
-    there = [t for t in terms if t is not None]
-    return sum(there[1:], there[0]) if there else None
-
-
 class Chain(Function):
     """What every Function here shares. `op` is its operator, `next` the Function of its backward.
 
-    `traced` calls the op and `run_next` runs the next Function: static methods, which Dynamo can follow. `keep` saves
-    what backward needs, of the arguments and the op's outputs. `early` is a Function for small problems (early.py).
+    A Function takes its tensors and then its op's other arguments. `call` calls the op; `traced`, `transformed`,
+    `recorded` and `silent` are the ways of `run`; `run_next` runs the next Function: static methods, which Dynamo can
+    follow.
     """
 
     op: Any
     next: type[Function]
-    single: type | None = None
-    lean: type | None = None
-    early: type | None = None
-    below: Callable
     traced: Callable
+    transformed: Callable
+    recorded: Callable
+    silent: Callable
     run_next: Callable
+
+    call: Callable
+
+    @classmethod
+    def op_call(cls) -> Callable:
+        """The op of the Function's arguments, as a function that knows nothing of the class: Dynamo traces it."""
+        op = cls.op
+        return lambda *args: op(*args)
+
+    @classmethod
+    def of_op(cls, *args: Any) -> tuple:
+        """The Function's arguments, of its op's."""
+        return args
 
     @classmethod
     def forward(cls, *args: Any) -> Any:
-        return cls.op(*args)
+        return cls.call(*args)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         return cls.batched(cls.apply, info, in_dims, *args)
-
-    @classmethod
-    def keep(cls, ctx: FunctionCtx, inputs: tuple, outputs: Any) -> None:
-        cls.setup_context(ctx, inputs, outputs)
 
     @staticmethod
     def save(ctx: FunctionCtx, *tensors: Tensor | None) -> None:
@@ -170,7 +125,7 @@ class Chain(Function):
         ctx.set_materialize_grads(False)
 
 
-class Last(Chain):
+class SecondOrder(Chain):
     """A double gradient: the end of the chain."""
 
     @classmethod
@@ -186,26 +141,92 @@ class Last(Chain):
         raise NotImplementedError(f"{cls.op._schema.name}: the third derivative is not implemented")
 
 
-def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chain]) -> type[Function]:
+def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chain], **members: Any) -> type[Function]:
     """The three Functions of the op `name`, each bound to its operator; returns the first."""
     title = "".join(w.capitalize() for w in name.split("_"))
     after = None
     for suffix, base in (("_double_backward", double), ("_backward", gradient), ("", loss)):
         op = getattr(ops, name + suffix).default
-        after = derive(title + suffix.title().replace("_", ""), base, op, after)
+        after = derive(title + suffix.title().replace("_", ""), base, op, after, members)
         bind(after)
     return after
 
 
-def derive(name: str, base: type[Chain], op: Any, after: type[Function] | None) -> type[Function]:
+def derive(name: str, base: type[Chain], op: Any, after: type[Function] | None, members: dict) -> type[Function]:
     """The subclass of a Chain for one op. Its methods are plain functions: Dynamo takes no other."""
-    calls = {"traced": staticmethod(lambda *args: op(*args)), "run_next": staticmethod(lambda *args: run(after, *args))}
-    made = type(name, (base,), {"op": op, "next": after, **calls})
-    for method in ("forward", "setup_context", "keep", "backward", "jvp", "vmap"):
+    made = type(name, (base,), members | {"op": op, "next": after})
+    made.call = staticmethod(made.op_call())
+    for method in ("of_op", "forward", "setup_context", "backward", "jvp", "vmap"):
         setattr(made, method, staticmethod(plain(getattr(made, method))))
+    made.run_next = staticmethod(lambda *args: run(after, *args))
     return made
 
 
 def plain(method: Callable) -> Callable:
     """A bound method as a function."""
     return lambda *args: method(*args)
+
+
+def bind(function: type[Function]) -> None:
+    """Gives the op of a Function its autograd and vmap rules, and the Function its ways."""
+    op, call, of_op = function.op, function.call, function.of_op
+    name = op._schema.name
+
+    def batched(info: Any, in_dims: tuple, *args: Any) -> Any:
+        args = with_defaults(op, args)
+        in_dims = *in_dims, *(None,) * (len(args) - len(in_dims))
+        return function.batched(call, info, of_op(*in_dims), *of_op(*args))
+
+    torch.library.register_vmap(name, batched)
+    function.traced = staticmethod(lambda *args: call(*args))
+    function.transformed = staticmethod(lambda *args: function.apply(*args))
+    if _SingleLevelFunction is None:
+
+        def setup_context(ctx: FunctionCtx, inputs: tuple, output: Any) -> None:
+            function.setup_context(ctx, of_op(*with_defaults(op, inputs)), output)
+
+        torch.library.register_autograd(name, function.backward, setup_context=setup_context)
+        return
+
+    def below(*args: Any) -> Any:
+        with below_autograd():
+            return call(*args)
+
+    rules = {"backward": function.backward, "jvp": function.jvp}
+    single = single_level(function.__name__, forward=below, setup_context=function.setup_context, **rules)
+    function.recorded = staticmethod(lambda *args: single.apply(*alive(args)))
+    function.silent = staticmethod(lambda *args: below(*alive(args)))
+
+    def kernel(*args: Any) -> Any:
+        with enable_single_level_autograd_function():
+            return single.apply(*of_op(*with_defaults(op, args)))
+
+    _impl.impl(op._opname, kernel, "Autograd")
+
+
+def with_defaults(op: Any, args: tuple) -> tuple:
+    """All arguments of an op: the dispatcher leaves out the last ones where they are the schema's defaults."""
+    return *args, *(a.default_value for a in op._schema.arguments[len(args) :])
+
+
+def batch_first(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """The tensor with the batch dimension of a vmap in front; expanded if it has none."""
+    if x is None:
+        return None
+    return x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def sum_each(x: Tensor) -> Tensor:
+    """Sums every sample of a batch, in float64: a mean's sum may be beyond float32."""
+    return x.flatten(1).double().sum(1) if x.dim() > 1 else x.double()
+
+
+def per_element(grad: Tensor, like: tuple[int, ...]) -> Tensor:
+    """A gradient per sample, as one per element."""
+    return grad.reshape(-1, *[1] * (len(like) - 1)).expand(like)
+
+
+def add(*terms: Tensor | None) -> Tensor | None:
+    """The sum of what is there."""
+    there = [t for t in terms if t is not None]
+    return sum(there[1:], there[0]) if there else None

@@ -1,110 +1,198 @@
-"""Family 1: a loss (input, target, weight, pos_weight, reduction, parameter), its gradient and its double gradient."""
+"""Family 1: a loss of elements, its gradient and its double gradient.
+
+The Functions take what their ops take. In a loss `tensors` are x, t, w and, where the op has a pos_weight, p:
+
+    loss             (*tensors, reduction, *options) -> loss
+    gradient         (grad, *tensors, *options, target_grad) -> (grad of x, grad of t)
+    double gradient  (h, k, grad, *tensors, *options) -> (grad of grad, grad of x, grad of t)
+
+A reduced loss is of the compute type, and so is its grad. Only the loss knows a reduction: a mean's grad is divided by
+the number of elements before the gradient. All three are linear in the weight.
+"""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
-from torchloss.autograd.chain import MEAN, NONE, Chain, Last, add, batch_first, chain, per_element, run, sum_each
+from torchloss.autograd.chain import (
+    MEAN,
+    MEAN_OR_ZERO,
+    NONE,
+    Chain,
+    SecondOrder,
+    add,
+    batch_first,
+    chain,
+    ops,
+    per_element,
+    run,
+    sum_each,
+)
+
+MEANS = (MEAN, MEAN_OR_ZERO)
 
 
 class PointwiseLoss(Chain):
+    tensors: int
+
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-        *tensors, ctx.reduction, ctx.parameter = inputs
-        cls.save(ctx, *tensors)
+        ctx.reduction, *ctx.options = inputs[cls.tensors :]
+        cls.save(ctx, *inputs[: cls.tensors])
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, grad: Tensor | None) -> tuple:
+        x, t, w, *p = ctx.saved_tensors
+        nothing = (None,) * (len(p) + 1 + len(ctx.options))
         if grad is None:
-            return (None,) * 6
-        x, t, w, p = ctx.saved_tensors
+            return None, None, None, *nothing
+        if ctx.reduction in MEANS:
+            grad = grad / count(x.numel(), ctx.reduction)
         gx = gt = gw = None
-        if any(ctx.needs_input_grad[:2]):
-            gx, gt = cls.run_next(grad, x, t, w, p, ctx.reduction, ctx.parameter, ctx.needs_input_grad[1])
-        if ctx.needs_input_grad[2]:  # the loss is linear in its weight
-            scale = 1 / x.numel() if ctx.reduction == MEAN else 1
-            gw = run(cls, x, t, None, p, NONE, ctx.parameter) * (grad * scale)
-        return gx, gt if ctx.needs_input_grad[1] else None, gw, None, None, None
+        x_wanted, t_wanted, w_wanted, *_ = ctx.needs_input_grad
+        if x_wanted or t_wanted:
+            gx, gt = cls.run_next(grad, x, t, w, *p, *ctx.options, t_wanted)
+        if w_wanted:  # the loss with grad for a weight
+            g, x, t, *p = spread(grad, x, t, *p)
+            gw = run(cls, x, t, g, *p, NONE, *ctx.options).to(w.dtype)
+        return gx, gt if t_wanted else None, gw, *nothing
 
     @classmethod
-    def jvp(cls, ctx: FunctionCtx, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *_: Any) -> Tensor:
-        x, t, w, p = ctx.saved_tensors
-        along = None if wt is None else run(cls, x, t, wt, p, ctx.reduction, ctx.parameter)
+    def jvp(cls, ctx: FunctionCtx, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *more: Any) -> Tensor:
+        dtype = ctx.saved_tensors[0].dtype
+        x, t, w, *p = widened(*ctx.saved_tensors)
+        refuse_pos_weight(cls, p, more)
+        xt, tt, wt = widened(xt, tt, wt)
+        along = None if wt is None else run(cls, x, t, wt, *p, ctx.reduction, *ctx.options)
         if xt is not None or tt is not None:
-            one = x.new_ones(()).expand(x.shape if ctx.reduction == NONE else ())
-            args = (one, x, t, w, p, ctx.reduction, ctx.parameter)
-            along = add(along, run(cls.next.next, xt, tt, *args)[0])
-        return along
+            one = x.new_ones(()).expand(x.shape)
+            term = run(cls.next.next, xt, tt, one, x, t, w, *p, *ctx.options)[0]
+            if ctx.reduction != NONE:
+                term = reduced(term.double().sum(), x.numel(), ctx.reduction, term.dtype)
+            along = add(along, term)
+        return along.to(dtype) if ctx.reduction == NONE else along
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        *tensors, reduction, parameter = args
-        x, t, w, p = (batch_first(a, d, info.batch_size) for a, d in zip(tensors, in_dims, strict=False))
-        loss = call(x, t, w, p, NONE, parameter)
-        if reduction != NONE:
-            loss = sum_each(loss)
-        return loss / math.prod(x.shape[1:]) if reduction == MEAN else loss, 0
+        reduction, *options = args[cls.tensors :]
+        tensors = batch(info, in_dims, args[: cls.tensors])
+        if reduction == NONE:
+            return call(*tensors, NONE, *options), 0
+        loss = call(*widened(*tensors), NONE, *options)
+        return reduced(sum_each(loss), math.prod(loss.shape[1:]), reduction, loss.dtype), 0
 
 
 class PointwiseGradient(Chain):
+    tensors: int
+
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.reduction, ctx.parameter, ctx.target_grad = inputs
-        cls.save(ctx, *tensors)
+        *ctx.options, ctx.target_grad = inputs[cls.tensors + 1 :]
+        cls.save(ctx, *inputs[: cls.tensors + 1])
         if not ctx.target_grad:
             ctx.mark_non_differentiable(output[1])
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, h: Tensor | None, k: Tensor | None) -> tuple:
+        g, x, t, w, *p = ctx.saved_tensors
+        nothing = (None,) * (len(p) + len(ctx.options) + 1)
         k = k if ctx.target_grad else None
         if h is None and k is None:
-            return (None,) * 8
-        g, x, t, w, p = ctx.saved_tensors
-        gg, gx, gt = cls.run_next(h, k, g, x, t, w, p, ctx.reduction, ctx.parameter)
+            return None, None, None, None, *nothing
+        gg, gx, gt = cls.run_next(h, k, g, x, t, w, *p, *ctx.options)
         gw = None
-        if ctx.needs_input_grad[3]:
-            scale = 1 / x.numel() if ctx.reduction == MEAN else 1
+        if ctx.needs_input_grad[3]:  # as grad's, with grad for a weight
+            g, x, t, h, k, *p = spread(g, x, t, h, k, *p)
             one = x.new_ones(()).expand(x.shape)
-            gw = cls.run_next(h, k, one, x, t, None, p, NONE, ctx.parameter)[0] * (g * scale)
-        return gg, gx, gt, gw, None, None, None, None
+            gw = cls.run_next(h, k, one, x, t, g, *p, *ctx.options)[0].to(w.dtype)
+        return gg, gx, gt, gw, *nothing
 
     @classmethod
-    def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *_: Any):
-        g, x, t, w, p = ctx.saved_tensors
-        rest = (ctx.reduction, ctx.parameter)
+    def jvp(
+        cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *more: Any
+    ):
+        dtype = ctx.saved_tensors[1].dtype
+        g, x, t, w, *p = widened(*ctx.saved_tensors)
+        refuse_pos_weight(cls, p, more)
+        dg, xt, tt, wt = widened(dg, xt, tt, wt)
         terms = []
         if dg is not None:
-            terms.append(run(cls, dg, x, t, w, p, *rest, ctx.target_grad))
+            terms.append(run(cls, dg, x, t, w, *p, *ctx.options, ctx.target_grad))
         if wt is not None:
-            terms.append(run(cls, g, x, t, wt, p, *rest, ctx.target_grad))
+            terms.append(run(cls, g, x, t, wt, *p, *ctx.options, ctx.target_grad))
         if xt is not None or tt is not None:
-            terms.append(run(cls.next, xt, tt, g, x, t, w, p, *rest)[1:])
-        return add(*(a for a, _ in terms)), add(*(b for _, b in terms)) if ctx.target_grad else None
+            terms.append(run(cls.next, xt, tt, g, x, t, w, *p, *ctx.options)[1:])
+        gx = add(*(a for a, _ in terms)).to(dtype)
+        return gx, add(*(b for _, b in terms)).to(dtype) if ctx.target_grad else None
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        *tensors, reduction, parameter, target_grad = args
-        g, x, t, w, p = (batch_first(a, d, info.batch_size) for a, d in zip(tensors, in_dims, strict=False))
-        if reduction != NONE:
-            g = per_element(g / math.prod(x.shape[1:]) if reduction == MEAN else g, x.shape)
-        return call(g, x, t, w, p, NONE, parameter, target_grad), (0, 0 if target_grad else None)
+        n = cls.tensors + 1
+        g, x, *rest = batch(info, in_dims, args[:n])
+        dtype = x.dtype
+        if is_one_number(in_dims, args):
+            if in_dims[0] is None:
+                g = args[0]
+            else:
+                g, x, *rest = widened(per_element(g, x.shape), x, *rest)
+        gx, gt = call(g, x, *rest, *args[n:])
+        return (gx.to(dtype), gt.to(dtype)), (0, 0 if args[-1] else None)
 
 
-class PointwiseDoubleGradient(Last):
+class PointwiseDoubleGradient(SecondOrder):
+    tensors: int
+
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        *tensors, reduction, parameter = args
-        h, k, g, x, t, w, p = (batch_first(a, d, info.batch_size) for a, d in zip(tensors, in_dims, strict=False))
-        n = math.prod(x.shape[1:]) if reduction == MEAN else 1
-        if reduction != NONE:
-            g = per_element(g / n, x.shape)
-        gg, gx, gt = call(h, k, g, x, t, w, p, NONE, parameter)
-        return (gg if reduction == NONE else sum_each(gg) / n, gx, gt), (0, 0, 0)
+        n = cls.tensors + 3
+        h, k, g, x, *rest = batch(info, in_dims, args[:n])
+        dtype, one = x.dtype, is_one_number(in_dims[2:], args[2:])
+        if one:
+            h, k, g, x, *rest = widened(h, k, per_element(g, x.shape), x, *rest)
+        gg, gx, gt = call(h, k, g, x, *rest, *args[n:])
+        return (sum_each(gg).to(gg.dtype) if one else gg, gx.to(dtype), gt.to(dtype)), (0, 0, 0)
+
+
+def refuse_pos_weight(cls: type[Chain], pos_weight: list, tangents: tuple) -> None:
+    """Raises if there is a pos_weight that the first of these tangents belongs to."""
+    if pos_weight and tangents[0] is not None:
+        raise NotImplementedError(f"{cls.op._schema.name}: the derivative in pos_weight is not implemented")
+
+
+def count(n: int, reduction: int) -> int:
+    """What a mean of n terms divides by."""
+    return n if reduction == MEAN else max(n, 1)
+
+
+def reduced(total: Tensor, n: int, reduction: int, dtype: torch.dtype) -> Tensor:
+    """A sum of n terms in float64 as the loss that a reduction makes of it, rounded once."""
+    return (total / count(n, reduction) if reduction in MEANS else total).to(dtype)
+
+
+def widened(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors, those of 16 bits in float32: for what is rounded at the end, and not before."""
+    return [a if a is None or a.dtype.itemsize > 2 else a.float() for a in tensors]
+
+
+def spread(grad: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    """A grad as a weight of the elements of x, and everything in its dtype, which is as wide as theirs or wider."""
+    return grad.expand(x.shape), *(a if a is None else a.to(grad.dtype) for a in (x, *others))
+
+
+def batch(info: Any, in_dims: tuple, tensors: tuple) -> list[Tensor | None]:
+    return [batch_first(a, d, info.batch_size) for a, d in zip(tensors, in_dims, strict=False)]
+
+
+def is_one_number(in_dims: tuple, args: tuple) -> bool:
+    """Whether the grad of each sample is one number, and not one for each element of x."""
+    g, x = (a.dim() - (d is not None) for a, d in zip(args[:2], in_dims, strict=False))
+    return g == 0 and (x > 0 or args[0].dtype is not args[1].dtype)
 
 
 NAMES: list[str] = []  # of the losses of this family
@@ -113,4 +201,6 @@ NAMES: list[str] = []  # of the losses of this family
 def pointwise(name: str) -> type[Function]:
     NAMES.append(name)
     _fake.pointwise(name)
-    return chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient)
+    arguments = getattr(ops, name).default._schema.arguments
+    tensors = [a.name for a in arguments].index("reduction")
+    return chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient, tensors=tensors)

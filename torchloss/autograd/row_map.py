@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
-from torchloss.autograd.chain import Chain, Last, add, batch_first, chain, run
+from torchloss.autograd.chain import Chain, SecondOrder, add, batch_first, chain, run
 
 
 class RowMap(Chain):
@@ -54,7 +54,7 @@ class RowMapGradient(Chain):
         return add(along, None if yt is None else cls.along_output(yt, g, y, ctx.dim))
 
 
-class RowMapDoubleGradient(Last):
+class RowMapDoubleGradient(SecondOrder):
     batched = RowMap.__dict__["batched"]
 
 

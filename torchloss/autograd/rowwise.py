@@ -1,7 +1,17 @@
-"""Family 2: a loss (input, target, weight, dim, reduction, ignore_index, parameter) -> (loss, stats, total)."""
+"""Family 2: a loss of rows, its gradient and its double gradient.
 
-import math
-from collections.abc import Callable
+The Functions of every loss take the same tensors, None where the op has no such argument, and then the op's numbers:
+
+    loss             (x, t, w, *config) -> (loss, saved, total)
+    gradient         (grad, x, t, w, saved, *config, target_grad) -> (grad of x, grad of t)
+    double gradient  (h, k, grad, x, t, w, saved, *config) -> (grad of grad, grad of x, grad of t)
+
+The loss and every grad are of the compute type: one number, or one for each row (for each value and row, if a row has
+several values). Only the loss knows a reduction: what a mean divides by is taken from the grad before the gradient.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,17 +20,70 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
-from torchloss.autograd.chain import MEAN, NONE, Chain, Last, add, batch_first, chain, per_element, run, sum_each
+from torchloss.autograd.chain import (
+    MEAN,
+    MEAN_OR_ZERO,
+    NONE,
+    SUM,
+    Chain,
+    SecondOrder,
+    add,
+    batch_first,
+    chain,
+    ops,
+    per_element,
+    run,
+    sum_each,
+)
+
+MEANS = (MEAN, MEAN_OR_ZERO)
+TENSOR_NAMES = ("input", "target", "weight")
 
 
-class RowConfig(NamedTuple):
-    dim: int
-    reduction: int
-    ignore_index: int
-    parameter: float
+class Sizes:
+    """What the schema of a loss says of it: which tensors it takes, its numbers, what a row leaves and is worth."""
 
-    def batched(self) -> "RowConfig":
-        return self._replace(dim=self.dim + 1, reduction=NONE)
+    def __init__(self, name: str) -> None:
+        names = [a.name for a in getattr(ops, name).default._schema.arguments]
+        self.has = tuple(n in names for n in TENSOR_NAMES)
+        numbers = [n for n in names if n not in TENSOR_NAMES]
+        self.loss_config = namedtuple("Config", numbers)
+        self.config = namedtuple("Config", [n for n in numbers if n != "reduction"])
+        self.saved, self.values = getattr(ops, f"{name}_sizes").default()
+        self.floating_target = self.has[1] and "ignore_index" not in names
+        self.reduction_at = numbers.index("reduction") if "reduction" in numbers else None
+
+    def reduces(self, config: Sequence) -> bool:
+        return self.reduction_at is not None and config[self.reduction_at] != NONE
+
+    def split(self, config: Sequence) -> tuple[bool, tuple]:
+        """Whether it is that of a mean, and the numbers that its derivatives take: the others."""
+        at = self.reduction_at
+        if at is None:
+            return False, tuple(config)
+        return config[at] in MEANS, (*config[:at], *config[at + 1 :])
+
+
+class RowChain(Chain):
+    """The Function takes three tensors of the loss where its op takes those that it has; `before` others come first."""
+
+    sizes: Sizes
+    before = 0
+
+    @classmethod
+    def op_call(cls) -> Callable:
+        op, n, has = cls.op, cls.before, cls.sizes.has
+
+        def call(*args: Any) -> Any:
+            there = [a for a, h in zip(args[n : n + 3], has, strict=True) if h]
+            return op(*args[:n], *there, *args[n + 3 :])
+
+        return call
+
+    @classmethod
+    def of_op(cls, *args: Any) -> tuple:
+        n, rest = cls.before, iter(args[cls.before :])
+        return *args[:n], *[next(rest) if has else None for has in cls.sizes.has], *rest
 
 
 def each_sample(call: Callable, info: Any, in_dims: tuple, args: tuple) -> tuple:
@@ -33,81 +96,97 @@ def each_sample(call: Callable, info: Any, in_dims: tuple, args: tuple) -> tuple
     return outputs, (0,) * len(outputs)
 
 
-def row_totals(x: Tensor, t: Tensor | None, w: Tensor | None, c: RowConfig, index: bool) -> Tensor:
-    """The total weight of each sample's rows."""
+def weights(x: Tensor, t: Tensor | None, w: Tensor | None, dim: int, ignore_index: int | None) -> Tensor:
+    """The weight of each row, in the compute type: what a mean divides by is their sum."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if not index:
-        return x.new_full((x.shape[0],), math.prod(x.shape[1:]) / x.shape[c.dim], dtype=dtype)
-    live = t != c.ignore_index
-    weight = live.to(dtype) if w is None else w.to(dtype)[t.where(live, 0)].where(live, 0)
-    return sum_each(weight)
+    if ignore_index is None:
+        return x.new_ones((), dtype=dtype).expand([*x.shape[:dim], *x.shape[dim + 1 :]])
+    counts = t != ignore_index
+    return counts.to(dtype) if w is None else w.to(dtype)[t.where(counts, 0)].where(counts, 0)
 
 
-class RowLoss(Chain):
+def or_one(total: Tensor, reduction: int) -> Tensor:
+    """What a mean divides by: 1 where there is nothing and the mean of nothing shall be 0."""
+    return torch.where(total == 0, 1, total) if reduction == MEAN_OR_ZERO else total
+
+
+class RowLoss(RowChain):
+    """`in_forward` and `in_place` are the Functions of those two ways, for a loss that has them."""
+
+    in_forward: type[Function] | None = None
+    in_place: type[Function] | None = None
+
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        cls.keep(ctx, inputs, output)
-
-    @classmethod
-    def keep(cls, ctx: FunctionCtx, inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.config = RowConfig._make(inputs[3:])
-        cls.save(ctx, *inputs[:3], *outputs[1:])
+        ctx.mean, ctx.config = cls.sizes.split(inputs[3:])
+        ctx.reduced = cls.sizes.reduces(inputs[3:])
+        cls.save(ctx, *inputs[:3], *output[1:])
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, grad: Tensor | None, *_: Any) -> tuple:
+        nothing = (None,) * (len(ctx.needs_input_grad) - 3)
         if grad is None:
-            return (None,) * 7
+            return None, None, None, *nothing
+        x, t, w, saved, total = ctx.saved_tensors
         target_grad = ctx.needs_input_grad[1]
-        gx, gt = cls.run_next(grad, *ctx.saved_tensors, *ctx.config, target_grad)
-        return gx if ctx.needs_input_grad[0] else None, gt if target_grad else None, *[None] * 5
+        if ctx.mean:
+            grad = grad / total
+        gx, gt = cls.run_next(grad, x, t, w, saved, *ctx.config, target_grad)
+        return gx if ctx.needs_input_grad[0] else None, gt if target_grad else None, None, *nothing
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *_: Any) -> tuple:
         if wt is not None:
             raise NotImplementedError(f"{cls.op._schema.name}: the derivative in the class weights is not implemented")
-        x, t, w, stats, total = ctx.saved_tensors
-        one = x.new_ones(()).expand(stats.shape[1:] if ctx.config.reduction == NONE else ())
-        tt = tt if t is not None and t.is_floating_point() else None
-        return run(cls.next.next, xt, tt, one, x, t, w, stats, total, *ctx.config)[0], None, None
+        x, t, w, saved, total = ctx.saved_tensors
+        values = cls.sizes.values
+        shape = saved.shape[1:] if values == 1 else (values, *saved.shape[1:])
+        one = saved.new_ones(() if ctx.reduced else shape)
+        tt = tt if cls.sizes.floating_target else None
+        along = run(cls.next.next, xt, tt, one, x, t, w, saved, *ctx.config)[0]
+        return along / total if ctx.mean else along, None, None
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
         x, t, w, *config = args
         if in_dims[2] is not None:
             return each_sample(call, info, in_dims, args)
-        c = RowConfig(*config)
+        c = cls.sizes.loss_config._make(config)
         x, t = (batch_first(a, d, info.batch_size) for a, d in ((x, in_dims[0]), (t, in_dims[1])))
-        loss, stats, _ = call(x, t, w, *c.batched())
-        total = row_totals(x, t, w, c.batched(), t is not None and not t.is_floating_point())
-        if c.reduction != NONE:
+        reduction, c = getattr(c, "reduction", NONE), c._replace(dim=c.dim + 1)
+        loss, saved, total = call(x, t, w, *(c if cls.sizes.values > 1 else c._replace(reduction=NONE)))
+        total = or_one(sum_each(weights(x, t, w, c.dim, getattr(c, "ignore_index", None))), reduction)
+        if reduction != NONE:
             loss = sum_each(loss)
-        if c.reduction == MEAN:
-            loss = (loss / total).to(loss.dtype)
-        return (loss, stats, total), (0, 1, 0)
+            loss = (loss / total if reduction in MEANS else loss).to(saved.dtype)
+        return (loss, saved, total.to(saved.dtype)), (int(cls.sizes.values > 1), 1, 0)
 
 
-class RowGradient(Chain):
+class RowGradient(RowChain):
+    before = 1
+
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.target_grad = inputs
-        ctx.config = RowConfig(*tensors[6:])
-        cls.save(ctx, *tensors[:6])
+        ctx.config = tensors[5:]
+        cls.save(ctx, *tensors[:5])
         if not ctx.target_grad:
             ctx.mark_non_differentiable(output[1])
 
     @classmethod
     def backward(cls, ctx: FunctionCtx, h: Tensor | None, k: Tensor | None) -> tuple:
         k = k if ctx.target_grad else None
+        nothing = (None,) * (len(ctx.config) + 1)
         if h is None and k is None:
-            return (None,) * 11
+            return (None,) * 5 + nothing
         gg, gx, gt = cls.run_next(h, k, *ctx.saved_tensors, *ctx.config)
-        return gg, gx, gt if ctx.needs_input_grad[2] else None, *[None] * 8
+        return gg, gx, gt if ctx.needs_input_grad[2] else None, None, None, *nothing
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, *_: Any) -> tuple:
         g, x, t, *saved = ctx.saved_tensors
-        tt = tt if t is not None and t.is_floating_point() else None
+        tt = tt if cls.sizes.floating_target else None
         terms = []
         if dg is not None:
             terms.append(run(cls, dg, x, t, *saved, *ctx.config, ctx.target_grad))
@@ -120,44 +199,117 @@ class RowGradient(Chain):
         *tensors, target_grad = args
         if in_dims[3] is not None:
             return each_sample(call, info, in_dims, args)
-        *saved, one, c = batch_rows(info, in_dims, *tensors)
-        return call(*saved, one, *c, target_grad), (0, 0 if target_grad else None)
+        return call(*batch_rows(cls, info, in_dims, *tensors), target_grad), (0, 0 if target_grad else None)
 
 
-def batch_rows(info: Any, in_dims: tuple, g: Tensor, x: Tensor, t: Tensor | None, w: Any, *rest: Any) -> tuple:
-    """The arguments of a gradient for a whole batch, as one without reduction."""
-    stats, total, *config = rest
-    c, n = RowConfig(*config), info.batch_size
+def batch_rows(cls: type[RowChain], info: Any, in_dims: tuple, g: Tensor, x: Tensor, t: Any, w: Any, *rest: Any):
+    """The arguments of a gradient for a whole batch, with a grad for each row."""
+    saved, *config = rest
+    c, n = cls.sizes.config._make(config), info.batch_size
     g, x, t = (batch_first(a, d, n) for a, d in zip((g, x, t), in_dims, strict=False))
-    stats, total = batch_first(stats, in_dims[4], n).movedim(0, 1).contiguous(), batch_first(total, in_dims[5], n)
-    if c.reduction == MEAN:
-        g = (g / total).to(g.dtype)
-    if c.reduction != NONE:
-        g = per_element(g, stats.shape[1:])
-    return g, x, t, w, stats, stats.new_ones(()), c.batched()
+    saved = batch_first(saved, in_dims[4], n).movedim(0, 1).contiguous()
+    if cls.sizes.values > 1:
+        g = g.movedim(0, 1)
+    elif g.dim() == 1:
+        g = per_element(g, saved.shape[1:])
+    return g, x, t, w, saved, *c._replace(dim=c.dim + 1)
 
 
-class RowDoubleGradient(Last):
+class RowDoubleGradient(RowChain, SecondOrder):
+    before = 3
+
+    @classmethod
+    def op_call(cls) -> Callable:
+        plain, fields = super().op_call(), cls.sizes.config._fields
+        if "softcap" not in fields:
+            return plain
+        at = 7 + fields.index("softcap")
+
+        def call(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+            return plain(*args) if args[at] == 0 else second_order_with_softcap(cls, plain, *args)
+
+        return call
+
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        h, k, *tensors = args
+        h, k, g, *tensors = args
         if in_dims[5] is not None:
             return each_sample(call, info, in_dims, args)
+        one_number = g.dim() == (in_dims[2] is not None)
         h, k = (batch_first(a, d, info.batch_size) for a, d in ((h, in_dims[0]), (k, in_dims[1])))
-        *saved, one, c = batch_rows(info, in_dims[2:], *tensors)
-        gg, gx, gt = call(h, k, *saved, one, *c)
-        reduction = tensors[7]
-        if reduction != NONE:
-            gg = sum_each(gg)
-        if reduction == MEAN:
-            gg = (gg / batch_first(tensors[5], in_dims[7], info.batch_size)).to(gg.dtype)
-        return (gg, gx, gt), (0, 0, 0 if k is not None or gt.shape == gx.shape else None)
+        gg, gx, gt = call(h, k, *batch_rows(cls, info, in_dims[2:], g, *tensors))
+        if one_number:
+            gg = sum_each(gg).to(gg.dtype)
+        elif cls.sizes.values > 1:
+            gg = gg.movedim(1, 0)
+        return (gg, gx, gt), (0, 0, 0 if cls.sizes.floating_target else None)
+
+
+def second_order_with_softcap(cls: type[RowChain], call: Callable, h, k, g, x, t, w, saved, *config: Any) -> tuple:
+    """The double gradient through x' = cap tanh(x / cap), by the chain rule: the op takes logits that are capped."""
+    c = cls.sizes.config._make(config)
+    cap, c, wide = c.softcap, c._replace(softcap=0.0), saved.dtype
+    both = cls.sizes.floating_target and not cls.sizes.has[2]  # the divergence's target is of logits, too
+
+    def capped(x: Tensor, h: Tensor | None) -> tuple:
+        u = x.to(wide) / cap
+        tanh, slope = u.tanh(), u.cosh().square().reciprocal()
+        h = torch.zeros_like(u) if h is None else h.to(wide)
+        return cap * tanh, h * slope, slope, h * slope * tanh * (-2 / cap)
+
+    x_, h_, x_slope, x_bend = capped(x, h)
+    t_, k_ = t, k
+    if both:
+        t_, k_, t_slope, t_bend = capped(t, k)
+    elif cls.sizes.floating_target:
+        t_, k_ = t.to(wide), None if k is None else k.to(wide)
+    w_ = None if w is None else w.to(wide)
+    gg, gx, gt = call(h_, k_, g, x_, t_, w_, saved, *c)
+    gradient_op = getattr(ops, cls.op._opname.replace("_double_backward", "_backward")).default
+    there = [a for a, has in zip((x_, t_, w_), cls.sizes.has, strict=True) if has]
+    dx, dt = gradient_op(g, *there, saved, *c, both)
+    gx = gx * x_slope + dx * x_bend
+    if both:
+        gt = gt * t_slope + dt * t_bend
+    return gg, gx.to(x.dtype), gt.to(x.dtype)
+
+
+class RowConfig(NamedTuple):
+    """The numbers of a loss of rows, for every loss: an op takes its ignore_index only where it has one."""
+
+    dim: int
+    ignore_index: int | None
+    reduction: int
+    options: tuple[float, ...]
+
+    def args(self, reduction: int) -> tuple:
+        if self.ignore_index is None:
+            return self.dim, reduction, *self.options
+        return self.dim, self.ignore_index, reduction, *self.options
+
+
+def composed(
+    loss: Callable, x: Tensor, t: Any, w: Any, c: RowConfig, row_weight: Tensor | None, normalizer: Any
+) -> Tensor:
+    """A loss with weights of rows or a normalizer, by torch's operators, which know every mode and derivative."""
+    if row_weight is None:
+        return loss(x, t, w, *c.args(SUM)) / normalizer
+    each = loss(x, t, w, *c.args(NONE)) * row_weight
+    if c.reduction == NONE:
+        return each
+    total = each.sum()
+    if normalizer is not None:
+        return total / normalizer
+    if c.reduction == SUM:
+        return total
+    return total / or_one((weights(x, t, w, c.dim, c.ignore_index) * row_weight).sum(), c.reduction)
+
+
+def rowwise(name: str) -> type[Function]:
+    sizes = Sizes(name)
+    NAMES.append(name)
+    _fake.rowwise(name, sizes)
+    return chain(name, RowLoss, RowGradient, RowDoubleGradient, sizes=sizes)
 
 
 NAMES: list[str] = []  # of the losses of this family
-
-
-def rowwise(name: str, saved: Callable[[float], int]) -> type[Function]:
-    NAMES.append(name)
-    _fake.rowwise(name, saved)
-    return chain(name, RowLoss, RowGradient, RowDoubleGradient)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .losses import DTYPES, LOSSES, Loss
+from .losses import DTYPES, EVERY, Loss
 from .report import Row
 from .trial import Failure, Trial, Unsupported, bound
 
@@ -186,7 +186,7 @@ def check(
 
 def made_again(check: Check, p: Problem, name: str, i: int) -> str:
     """The lines that make the inputs of a check's i-th trial again."""
-    rows = f"[losses.LOSSES[i] for i in {[LOSSES.index(loss) for loss in p.losses]}]"
+    rows = f"[losses.EVERY[i] for i in {[EVERY.index(loss) for loss in p.losses]}]"
     return (
         "from torchloss.testing import CHECKS, Problem, losses\n\n"
         f"problem = Problem({name}, {p.like!r}, {rows}, {p.device!r}, {p.dtypes})\n"

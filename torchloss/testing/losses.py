@@ -18,30 +18,145 @@ TEXTS_OF_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
-def reduce(loss: Tensor, reduction: str) -> Tensor:
-    return {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
-
-
 # What torch lacks, as formulas in torch operators.
 
 
-def entropy(probs: Tensor, *, base: float = math.e, dim: int = -1, reduction: str = "mean") -> Tensor:
-    return reduce(torch.special.entr(probs).sum(dim) / math.log(base), reduction)
+def total(each: Tensor, weights: Tensor, reduction: str, row_weight: Tensor | None, normalizer: Any) -> Tensor:
+    """The losses of rows as they are, their sum, or that over the weights of the rows, or over a normalizer."""
+    if row_weight is not None:
+        each, weights = each * row_weight, weights * row_weight
+    if reduction == "none":
+        return each
+    if normalizer is not None:
+        return each.sum() / normalizer
+    return each.sum() / weights.sum() if reduction == "mean" else each.sum()
 
 
-def softmax_entropy(logits: Tensor, *, dim: int = -1, reduction: str = "mean") -> Tensor:
-    log_p = logits.log_softmax(dim)
-    return reduce(-(log_p.exp() * log_p).sum(dim), reduction)
+def transformed(x: Tensor, softcap: float | None, logit_scale: float) -> Tensor:
+    return logit_scale * (x if softcap is None else softcap * (x / softcap).tanh())
+
+
+def entropy(
+    probs: Tensor,
+    *,
+    base: float = math.e,
+    dim: int = -1,
+    reduction: str = "mean",
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
+) -> Tensor:
+    each = torch.special.entr(probs).sum(dim) / math.log(base)
+    return total(each, torch.ones_like(each), reduction, row_weight, normalizer)
+
+
+def softmax_entropy(
+    logits: Tensor,
+    *,
+    dim: int = -1,
+    reduction: str = "mean",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
+) -> Tensor:
+    x = transformed(logits, softcap, logit_scale)
+    log_p = x.log_softmax(dim)
+    each = -(log_p.exp() * log_p).sum(dim) + z_loss * x.logsumexp(dim) ** 2
+    return total(each, torch.ones_like(each), reduction, row_weight, normalizer)
 
 
 def kl_div_with_logits(
-    input: Tensor, target: Tensor, temperature: float = 1.0, *, dim: int = -1, reduction: str = "mean"
+    input: Tensor,
+    target: Tensor,
+    temperature: float = 1.0,
+    *,
+    dim: int = -1,
+    reduction: str = "mean",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
 ) -> Tensor:
-    log_q, log_p = (input / temperature).log_softmax(dim), (target / temperature).log_softmax(dim)
-    return reduce((log_p.exp() * (log_p - log_q)).sum(dim), reduction)
+    x, t = (transformed(a, softcap, logit_scale / temperature) for a in (input, target))
+    log_q, log_p = x.log_softmax(dim), t.log_softmax(dim)
+    each = (log_p.exp() * (log_p - log_q)).sum(dim) + z_loss * x.logsumexp(dim) ** 2
+    return total(each, torch.ones_like(each), reduction, row_weight, normalizer)
 
 
-NEW = {f.__name__: f for f in (entropy, softmax_entropy, kl_div_with_logits)}
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
+) -> Tensor:
+    x = transformed(input, softcap, logit_scale)
+    index = not target.is_floating_point()
+    options = {"ignore_index": ignore_index} if index else {}
+    each = F.cross_entropy(x, target, weight, reduction="none", label_smoothing=label_smoothing, **options)
+    counts = target != ignore_index if index else torch.ones_like(each, dtype=torch.bool)
+    each = each + z_loss * (counts * x.logsumexp(class_dim(x.shape)) ** 2)
+    weights = counts.to(x.dtype)
+    if index and weight is not None:
+        weights = weight[target.where(counts, 0)] * counts
+    return total(each, weights, reduction, row_weight, normalizer)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
+) -> Tensor:
+    each = F.nll_loss(input, target, weight, reduction="none")
+    counts = target != -100
+    weights = counts.to(input.dtype) if weight is None else weight[target.where(counts, 0)] * counts
+    return total(each, weights, reduction, row_weight, normalizer)
+
+
+def logit_stats(
+    input: Tensor, target: Tensor, *, softcap: float | None = None, logit_scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = transformed(input, softcap, logit_scale)
+    log_p, counts = x.log_softmax(-1), target != -100
+    log_prob = log_p.gather(-1, target.where(counts, 0).unsqueeze(-1)).squeeze(-1)
+    return tuple(a * counts for a in (log_prob, x.logsumexp(-1), -(log_p.exp() * log_p).sum(-1)))
+
+
+def normalized(loss: Callable) -> Callable:
+    """torch's loss of every element with a normalizer."""
+
+    def divided(*args: Tensor, reduction: str, normalizer: Any, **options: Any) -> Tensor:
+        return loss(*args, reduction="sum", **options) / normalizer
+
+    return divided
+
+
+NEW = {f.__name__: f for f in (entropy, softmax_entropy, kl_div_with_logits, logit_stats)}
+EXTENDED = {f.__name__: f for f in (cross_entropy, nll_loss)}
+EXTRAS = {"z_loss", "softcap", "logit_scale", "row_weight", "normalizer"}  # of losses that torch has without them
+STATS = 3  # of logit_stats, those that have a gradient
+
+
+def function(library: Any, name: str) -> Callable:
+    """A loss by its name, as one tensor of one value or several, in the dtype of its input."""
+    loss = getattr(library, name)
+    if name != "logit_stats":
+        return loss
+    return lambda x, *args, **options: torch.stack(loss(x, *args, **options)[:STATS], -1).to(x.dtype)
+
 
 # Inputs and targets: (shape, generator) -> float64 tensor, or class indices.
 
@@ -85,6 +200,22 @@ def ramp(shape: tuple[int, ...]) -> Tensor:
     return (0.5 + torch.arange(n, dtype=torch.float64) % 8 / 8).reshape(shape)
 
 
+def last_index(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+    """Class indices of the last dimension."""
+    return torch.randint(0, max(shape[-1], 1), shape[:-1], generator=g)
+
+
+def row_ramp(shape: tuple[int, ...]) -> Tensor:
+    """Weights of the rows, where the classes are as in cross_entropy."""
+    dim = class_dim(shape)
+    return ramp(shape[:dim] + shape[dim + 1 :])
+
+
+def last_row_ramp(shape: tuple[int, ...]) -> Tensor:
+    """Weights of the rows, where the classes are last."""
+    return ramp(shape[:-1])
+
+
 def class_ramp(shape: tuple[int, ...]) -> Tensor:
     """Weights of the classes."""
     return ramp((shape[class_dim(shape)],))
@@ -111,7 +242,9 @@ class Loss(NamedTuple):
 
     @property
     def reductions(self) -> tuple[str, ...]:
-        return ("none",) if self.family == "map" else REDUCTIONS
+        if self.family == "map" or self.name == "logit_stats":
+            return ("none",)
+        return REDUCTIONS[1:] if "normalizer" in self.params else REDUCTIONS
 
     def sample(self, shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor | None]:
         """An input and a target in float64."""
@@ -123,12 +256,18 @@ class Loss(NamedTuple):
     ) -> dict[str, Any]:
         """The keyword arguments of a call with an input of this shape."""
         weights = {k: w(tuple(shape)).to(device, dtype) for k, w in self.weights.items()}
-        return self.params | ({} if self.family == "map" else {"reduction": reduction}) | weights
+        without = self.family == "map" or self.name == "logit_stats"
+        return self.params | ({} if without else {"reduction": reduction}) | weights
 
     @property
     def reference(self) -> Callable:
         """torch's function, or a formula in its operators."""
-        return NEW.get(self.name) or getattr(F, self.name)
+        if self.name in NEW:
+            formula = NEW[self.name]
+            return (lambda *a, **o: torch.stack(formula(*a, **o), -1)) if self.name == "logit_stats" else formula
+        if not EXTRAS & {*self.params, *self.weights}:
+            return getattr(F, self.name)
+        return EXTENDED.get(self.name) or normalized(getattr(F, self.name))
 
     def _call(self, function: Callable, x: Tensor, t: Tensor | None, reduction: str) -> Tensor:
         options = self.options(x.shape, reduction, x.dtype, x.device)
@@ -140,7 +279,7 @@ class Loss(NamedTuple):
             return function(*args, **options)
 
     def ours(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
-        return self._call(getattr(torchloss.functional, self.name), x, t, reduction)
+        return self._call(function(torchloss.functional, self.name), x, t, reduction)
 
     def oracle(self, x: Tensor, t: Tensor | None, reduction: str = "mean") -> Tensor:
         return self._call(self.reference, x, t, reduction)
@@ -196,6 +335,33 @@ LOSSES = [
     Loss("softmax", "map", "softmax", {"dim": -1}, target=None, target_grad=False),
     Loss("log_softmax", "map", "log_softmax", {"dim": -1}, target=None, target_grad=False),
 ]
+
+# With the options that torch's losses do not have.
+_ALL = {"z_loss": 0.05, "softcap": 3.0, "logit_scale": 0.7}
+
+WITH_OPTIONS = [
+    _pointwise("mse_loss", params={"normalizer": 2.5}),
+    _pointwise("binary_cross_entropy_with_logits", target=unit, params={"normalizer": 2.5}, weights=_weight),
+    _rowwise("nll_loss", input=log_probs, **_index, params={"normalizer": 2.5}, weights={"row_weight": row_ramp}),
+    _rowwise("cross_entropy", **_index, params={"normalizer": 2.5}),
+    _rowwise("cross_entropy", **_index, params={"z_loss": 0.05}),
+    _rowwise("cross_entropy", **_index, params={"softcap": 3.0, "logit_scale": 0.7}, weights={"row_weight": row_ramp}),
+    _rowwise("cross_entropy", **_index, params={"label_smoothing": 0.1} | _ALL, weights=_class_weight),
+    _rowwise("cross_entropy", op="cross_entropy_probs", target=probs, params=_ALL, weights={"row_weight": row_ramp}),
+    _rowwise("softmax_entropy", target=None, target_grad=False, params=_ALL),
+    _rowwise(
+        "softmax_entropy",
+        target=None,
+        target_grad=False,
+        params={"normalizer": 2.5},
+        weights={"row_weight": last_row_ramp},
+    ),
+    _rowwise("kl_div_with_logits", params=_ALL, weights={"row_weight": last_row_ramp}),
+    _rowwise("logit_stats", target=last_index, target_grad=False),
+    _rowwise("logit_stats", target=last_index, target_grad=False, params={"softcap": 3.0, "logit_scale": 0.7}),
+]
+
+EVERY = [*LOSSES, *WITH_OPTIONS]
 
 # One of each family and of each way to be wired: for the tests that take long.
 FEW = [

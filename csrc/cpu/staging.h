@@ -1,5 +1,5 @@
 #pragma once
-// The numbers of a group of rows, class by class: where they lie otherwise in memory, this is how vectors reach across.
+// The numbers of a group of rows, class by class, so that a vector holds one class of as many rows as it has lanes.
 #include <memory>
 
 #include "../rowwise.h"
@@ -11,17 +11,17 @@ constexpr int64_t kStageBytes = 64 << 10;  // of a group, roughly: it stays in t
 constexpr int kMostTiles = 16;             // of a group
 // Of a group of the least width. Rows of more classes are read one by one, along them: a stage has a place for each of
 // their classes, and an expanded tensor may have more classes than memory has bytes.
-constexpr int64_t kMostStaged = 64 << 20;
+constexpr int64_t kMaxStagedClasses = 64 << 20;
 
 // How many rows of so many classes are staged at once; always whole vectors.
-inline int64_t stage_width(const RowArgs& a, int64_t lanes, int64_t bytes_of_class) {
+inline int64_t staging_width(const RowArgs& a, int64_t lanes, int64_t bytes_of_class) {
   const int64_t tiles =
       std::clamp<int64_t>(kStageBytes / std::max<int64_t>(a.classes * lanes * bytes_of_class, 1), 1, kMostTiles);
   return lanes * std::min(tiles, std::max<int64_t>((a.rows + lanes - 1) / lanes, 1));
 }
 
 template <class T, int L, int in, int out>
-class Stage {
+class StagingBuffer {
   const RowArgs& a;
   const int64_t pitch;  // from class to class: not a power of two, or all classes would share a few places in the cache
   std::unique_ptr<T[]> memory;
@@ -47,7 +47,7 @@ class Stage {
   };
 
   // Without a width, nothing is staged.
-  HD Stage(const RowArgs& a, int64_t width, bool inputs) : a(a), pitch(width + L) {
+  HD StagingBuffer(const RowArgs& a, int64_t width, bool inputs) : a(a), pitch(width + L) {
     if (width == 0) return;
     constexpr int64_t line = 64 / sizeof(T);
     int64_t size = line;

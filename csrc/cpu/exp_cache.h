@@ -11,27 +11,29 @@ namespace torchloss {
 
 constexpr int kChunk = 64;  // vectors: what is read twice at once, and stays in the L1 cache
 // Of so many classes at most: they stay in the L2 cache, or not far from it. In longer rows they are computed again.
-constexpr int64_t kMostKept = 256 << 10;
+constexpr int64_t kMaxCachedClasses = 256 << 10;
 
 template <class V, bool wanted>
-struct Kept {
+struct ExpCache {
   static constexpr int L = V::size;
   using T = Scalar<V>;
   std::unique_ptr<T[]> row;
-  std::unique_ptr<V[]> from;  // the chunks' maxima
+  std::unique_ptr<V[]> maxima;  // the chunks'
   alignas(64) T tail[L];
 
-  HD Kept(const RowArgs& a, bool across, bool in_place) {
-    if (a.classes > kMostKept) return;
-    from.reset(new V[a.classes / (across ? kChunk : kChunk * L) + 2]);
-    if (!across && !in_place) row.reset(new T[a.classes]);
+  HD ExpCache(const RowArgs& a, bool row_per_lane, bool in_place) {
+    // A softcap's slope needs the logits, which the exponentials may overwrite.
+    if (a.classes > kMaxCachedClasses || (a.softcap != 0 && a.out[0].data == a.in[0].data)) return;
+    maxima.reset(new V[a.classes / (row_per_lane ? kChunk : kChunk * L) + 2]);
+    if (!row_per_lane && !in_place) row.reset(new T[a.classes]);
   }
-  HD bool any() const { return from != nullptr; }
+  HD bool used() const { return maxima != nullptr; }
 };
 
 template <class V>
-struct Kept<V, false> {
-  HD Kept(const RowArgs&, bool, bool) {}
+struct ExpCache<V, false> {
+  HD ExpCache(const RowArgs&, bool, bool) {}
+  HD bool used() const { return false; }
 };
 
 }  // namespace torchloss

@@ -1,0 +1,165 @@
+"""A loss of rows with its gradient taken in the forward pass.
+
+The gradient needs the exponentials that the loss has summed, and a row that is still in the cache: taken at once it
+costs a third of the arithmetic and one reading of the logits less, and in small problems an operator call. A loss on
+which `backward` is called has the gradient 1, and then that of the logits is ready; for another gradient it is computed
+anew in the same memory. For everything but a plain backward pass the usual Functions take over.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+try:
+    from torch._C._autograd import _get_current_graph_task_keep_graph as keep_graph
+    from torch._C._functorch import is_legacy_batchedtensor
+except ImportError:  # private names: without them no gradient is taken in the forward pass
+    keep_graph = None
+
+from torchloss import _targets
+from torchloss._check import WIDE
+from torchloss.autograd.chain import (
+    MEAN,
+    NONE,
+    TENSORS,
+    alive,
+    below_autograd,
+    in_eager_mode,
+    is_compiling,
+    ops,
+    run,
+    single_level,
+    transforms_active,
+)
+from torchloss.autograd.rowwise import RowConfig, RowLoss, composed
+
+ALWAYS = 1 << 62
+largest = ALWAYS
+
+
+def set_early_gradient(most: int | None = None) -> None:
+    """Sets for how many logits a loss of rows takes its gradient in the forward pass: up to `most`; None: any number.
+
+    With 0 it is taken in the backward pass, as PyTorch does. That is the better choice for losses of which many are
+    alive before the first backward pass, for each holds a gradient; and for losses that require a gradient and never
+    get a backward pass, outside of `torch.no_grad()`. The reductions mean and sum are concerned, and inputs whose
+    target needs no gradient. The numbers are the same, but for the last bits in rows of more than some hundred classes.
+
+    Raises:
+        TypeError: `most` is not an int.
+        ValueError: `most` is negative.
+    """
+    global largest
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool)):
+        raise TypeError(f"set_early_gradient: expected a number of logits as int, or None, not {type(most).__name__}")
+    if most is not None and most < 0:
+        raise ValueError(f"set_early_gradient: expected a number of logits of 0 or more, not {most}")
+    largest = ALWAYS if most is None else most
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether eager PyTorch asks for the gradient of logits on the CPU that need no conversion, of any number."""
+    return (
+        x.requires_grad
+        and x.dtype in WIDE
+        and x.is_cpu
+        and largest == ALWAYS
+        and keep_graph is not None
+        and not _targets.checking
+        and in_eager_mode()
+    )
+
+
+def may_be_given(grad: Tensor) -> bool:
+    """Whether nobody will ask for this gradient again.
+
+    Who keeps the graph does: and in the meantime may have changed the tensor that was handed out.
+    """
+    return (
+        not is_compiling()  # first: Dynamo can trace no more of this
+        and not torch.is_grad_enabled()
+        and type(grad) is Tensor
+        and not transforms_active()
+        and not is_legacy_batchedtensor(grad)
+        and not keep_graph()
+    )
+
+
+def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
+    """The Function (x, t, w, row_weight, normalizer, config) -> loss; the last three have no gradient here.
+
+    The config is one argument, for everything costs time.
+    """
+    name, has, split = function.op._opname, function.sizes.has, function.sizes.split
+    if keep_graph is None or not hasattr(ops, f"{name}_with_gradient"):
+        return None
+    forward_op = getattr(ops, f"{name}_with_gradient").default
+    into = getattr(ops, f"{name}_backward_into").default
+
+    def tensors(x: Tensor, t: Tensor | None, w: Tensor | None) -> list:
+        return [a for a, there in zip((x, t, w), has, strict=True) if there]
+
+    def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
+        with below_autograd():
+            loss, saved, total, ctx.gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
+        mean, ctx.config = split(config)
+        ctx.made = saved, total if mean else None
+        ctx.save_for_backward(x, t, w, row_weight)
+        return loss
+
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
+        gradient, given = ctx.gradient, may_be_given(grad)
+        if given:
+            ctx.gradient = None  # so that who gets it is its only owner
+            if gradient is not None and grad.device.type == "cpu" and grad.item() == 1:
+                return gradient, None, None, None, None, None
+        x, t, w, row_weight = ctx.saved_tensors  # or raises: a second backward, or logits that have changed
+        saved, total = ctx.made
+        if given:
+            with below_autograd():
+                into(gradient, grad, *tensors(x, t, w), saved, row_weight, total, *ctx.config, True)
+        else:
+            grad = grad if total is None else grad / total
+            grad = grad if row_weight is None else grad * row_weight
+            gradient, _ = function.run_next(grad, x, t, w, saved, *ctx.config, False)
+        return gradient, None, None, None, None, None
+
+    return single_level(function.__name__, forward=forward, backward=backward)
+
+
+def loss_of_rows(
+    function: type[RowLoss],
+    x: Tensor,
+    t: Tensor | None,
+    w: Tensor | None,
+    c: RowConfig,
+    row_weight: Tensor | None = None,
+    normalizer: Any = None,
+) -> Tensor:
+    """The loss, in the compute type: with its gradient in the forward pass, where a plain backward pass may follow."""
+    if in_eager_mode() and gradient_may_be_taken(function, x, t, c, row_weight, normalizer):
+        tensors = alive((x, t, w, row_weight))
+        if normalizer is None:
+            return function.in_forward.apply(*tensors, None, c.args(c.reduction))
+        if not isinstance(normalizer, Tensor):
+            normalizer = torch.tensor(normalizer, dtype=torch.float64)
+        return function.in_forward.apply(*tensors, normalizer, c.args(MEAN))
+    if row_weight is None and normalizer is None:
+        return run(function, x, t, w, *c.args(c.reduction))[0]
+    return composed(lambda *args: run(function, *args)[0], x, t, w, c, row_weight, normalizer)
+
+
+def gradient_may_be_taken(function: type[RowLoss], x: Tensor, *others: Any) -> bool:
+    """Whether the input alone asks for a gradient, and the loss is one number."""
+    t, c, row_weight, normalizer = others
+    return (
+        x.requires_grad
+        and c.reduction != NONE
+        and function.in_forward is not None
+        and type(x) in TENSORS
+        and x.numel() <= largest
+        and not any(isinstance(a, Tensor) and a.requires_grad for a in (t, row_weight, normalizer))
+    )
