@@ -146,12 +146,13 @@ struct RowInfo {
 
 template <class Device, class K>
 RowKernels kernels_of() {
-  RowKernels kernels{Device::template rows<K::template Forward>, Device::template rows<K::template Backward>, nullptr,
+  RowKernels kernels{Device::template rows<K::template Forward, false>,
+                     Device::template rows<K::template Backward, false>, nullptr,
                      Device::template rows<K::template DoubleBackward, true>, nullptr};
-  if constexpr (requires { Device::template rows<K::template BackwardBoth>; })
-    kernels.backward_both = Device::template rows<K::template BackwardBoth>;
+  if constexpr (requires { Device::template rows<K::template BackwardBoth, false>; })
+    kernels.backward_both = Device::template rows<K::template BackwardBoth, false>;
   if constexpr (requires { typename K::WithGradient; })
-    kernels.with_gradient = Device::template rows<K::WithGradient::template Kernel>;
+    kernels.with_gradient = Device::template rows<K::WithGradient::template Kernel, false>;
   return kernels;
 }
 

@@ -25,7 +25,7 @@ struct Cpu {
   };
 
   // `rare`: second derivatives, see isa.h.
-  template <template <class> class K, bool rare = false>
+  template <template <class> class K, bool rare>
   static void rows(const RowArgs& a);
 
   template <template <class> class L, int order>

@@ -24,10 +24,6 @@ struct Cuda {
   // `rare`: second derivatives.
   template <template <class> class K, bool rare>
   static void rows(const RowArgs& args);
-  template <template <class> class K>
-  static void rows(const RowArgs& args) {  // not a default argument, which nvcc would repeat
-    rows<K, false>(args);
-  }
 
   template <template <class> class L, int order>
   static bool pointwise(const PointArgs& args);

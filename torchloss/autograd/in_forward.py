@@ -70,6 +70,7 @@ def is_plain(x: Tensor) -> bool:
         and keep_graph is not None
         and not _targets.checking
         and in_eager_mode()
+        and not torch._C._is_torch_function_mode_enabled()
     )
 
 
@@ -104,20 +105,16 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
 
     def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
         with below_autograd():
-            loss, saved, total, ctx.gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
+            loss, saved, total, gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
         mean, ctx.config = split(config)
-        ctx.made = saved, total if mean else None
-        ctx.save_for_backward(x, t, w, row_weight)
+        ctx.save_for_backward(x, t, w, row_weight, saved, total if mean else None, gradient)
         return loss
 
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
-        gradient, given = ctx.gradient, may_be_given(grad)
-        if given:
-            ctx.gradient = None  # so that who gets it is its only owner
-            if gradient is not None and grad.device.type == "cpu" and grad.item() == 1:
-                return gradient, None, None, None, None, None
-        x, t, w, row_weight = ctx.saved_tensors  # or raises: a second backward, or logits that have changed
-        saved, total = ctx.made
+        x, t, w, row_weight, saved, total, gradient = ctx.saved_tensors
+        given = may_be_given(grad)
+        if given and grad.device.type == "cpu" and grad.item() == 1:
+            return gradient, None, None, None, None, None
         if given:
             with below_autograd():
                 into(gradient, grad, *tensors(x, t, w), saved, row_weight, total, *ctx.config, True)
