@@ -327,6 +327,11 @@ struct RowOps {
     if (call.normalizer) {
       STD_TORCH_CHECK(call.normalizer.defined() && call.normalizer.dim == 0 && call.reduction == Mean, info.name,
                       ": expected a normalizer without dimensions, and reduction 1");
+      const ScalarType type = call.normalizer.dtype;
+      STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+                          type == ScalarType::BFloat16 || type == ScalarType::Long || type == ScalarType::Int,
+                      info.name, ": expected a normalizer of a floating-point dtype, int64 or int32");
+      Check(info.name, call.input).storage(call.normalizer, "normalizer");
       Device::normalizer(args, call.normalizer, total.data);
       args.results.normalized = true;
     } else {
@@ -361,7 +366,10 @@ struct RowOps {
     call.args.out[0] = rows.stream(grad_input);
     if (call.target_grad) call.args.out[1] = rows.stream(grad_target);
     const RowKernels& k = kernels(call.options);
-    if (rows.classes > 0) (call.target_grad ? k.backward_both : k.backward)(call.args);
+    if (rows.classes > 0)
+      (call.target_grad ? k.backward_both : k.backward)(call.args);
+    else if (call.args.target)
+      Device::check_targets(call.args);
     give(stack, grad_input, grad_target);
   }
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_calls import OVER_INPUTS, all_calls, of, ops, registered, written
+from op_calls import OVER_INPUTS, all_calls, arguments, of, ops, registered, written
 from op_rules import SIZES
 from torch.library import opcheck
 
@@ -125,6 +125,17 @@ def test_bad_targets_raise(name, bad):
             target[2] = bad
             args = (*args[:i], target, *args[i + 1 :])
             refuses(op, args, f"{op}: {bad} was accepted", f"Target {bad} is out of bounds")
+
+
+@pytest.mark.parametrize("suffix", ["", "_backward", "_double_backward", *OVER_INPUTS])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "logit_stats"])
+def test_bad_targets_raise_where_there_are_no_classes(name, suffix):
+    op, (saved, values) = of(name, suffix), SIZES[name]
+    have = {"input": torch.zeros(3, 0), "target": torch.tensor([-100, 0, -100]), "dim": 1, "ignore_index": -100}
+    have |= {"reduction": 1, "saved": torch.zeros(saved, 3), "grad": torch.zeros((values, 3)[values == 1 :])}
+    if op is not None:
+        have["grad_input"] = have["input"].clone()
+        refuses(op, arguments(op, have), f"{op} accepted it", "Target 0 is out of bounds")
 
 
 # The ops that write over an argument, and those that take the gradient with the loss

@@ -93,7 +93,8 @@ def logit_stats(
     if _targets.wanted() and target is not None:
         _targets.refuse_bad_classes(x, y, dim, ignore_index)
     try:
-        log_prob, lse, entropy, correct = run(LogitStatsFunction, x, y, None, *config)[0].unbind(0)
+        values = run(LogitStatsFunction, x, y, None, *config)[0]
+        log_prob, lse, entropy, correct = (values[i] for i in range(4))
     except RuntimeError as error:
         _targets.explain_bad_class(error, x, y, dim, ignore_index)
         raise

@@ -20,7 +20,7 @@ except ImportError:  # private names: without them no gradient is taken in the f
     keep_graph = None
 
 from torchloss import _targets
-from torchloss._check import WIDE
+from torchloss._check import FLOATING, WIDE
 from torchloss.autograd.chain import (
     MEAN,
     NONE,
@@ -60,6 +60,11 @@ def set_early_gradient(most: int | None = None) -> None:
     largest = ALWAYS if most is None else most
 
 
+def saved_as_they_are() -> bool:
+    """Whether nobody, such as a checkpoint, has a way of their own to keep tensors: a gradient that is ready has none."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+
+
 def is_plain(x: Tensor) -> bool:
     """Whether eager PyTorch asks for the gradient of logits on the CPU that need no conversion, of any number."""
     return (
@@ -68,6 +73,7 @@ def is_plain(x: Tensor) -> bool:
         and x.is_cpu
         and largest == ALWAYS
         and keep_graph is not None
+        and saved_as_they_are()
         and not _targets.checking
         and in_eager_mode()
         and not torch._C._is_torch_function_mode_enabled()
@@ -105,16 +111,19 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
 
     def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
         with below_autograd():
-            loss, saved, total, gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
+            loss, saved, total, ctx.gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
         mean, ctx.config = split(config)
-        ctx.save_for_backward(x, t, w, row_weight, saved, total if mean else None, gradient)
+        ctx.made = saved, total if mean else None
+        ctx.save_for_backward(x, t, w, row_weight)
         return loss
 
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
-        x, t, w, row_weight, saved, total, gradient = ctx.saved_tensors
-        given = may_be_given(grad)
-        if given and grad.device.type == "cpu" and grad.item() == 1:
-            return gradient, None, None, None, None, None
+        x, t, w, row_weight = ctx.saved_tensors  # or raises: a second backward, or logits that have changed
+        (saved, total), gradient, given = ctx.made, ctx.gradient, may_be_given(grad)
+        if given:
+            ctx.gradient = None  # so that who gets it is its only owner
+            if grad.device.type == "cpu" and grad.item() == 1:
+                return gradient, None, None, None, None, None
         if given:
             with below_autograd():
                 into(gradient, grad, *tensors(x, t, w), saved, row_weight, total, *ctx.config, True)
@@ -143,6 +152,8 @@ def loss_of_rows(
             return function.in_forward.apply(*tensors, None, c.args(c.reduction))
         if not isinstance(normalizer, Tensor):
             normalizer = torch.tensor(normalizer, dtype=torch.float64)
+        elif normalizer.dtype not in (*FLOATING, torch.int64, torch.int32):
+            normalizer = normalizer.double()
         return function.in_forward.apply(*tensors, normalizer, c.args(MEAN))
     if row_weight is None and normalizer is None:
         return run(function, x, t, w, *c.args(c.reduction))[0]
@@ -158,5 +169,6 @@ def gradient_may_be_taken(function: type[RowLoss], x: Tensor, *others: Any) -> b
         and function.in_forward is not None
         and type(x) in TENSORS
         and x.numel() <= largest
+        and saved_as_they_are()
         and not any(isinstance(a, Tensor) and a.requires_grad for a in (t, row_weight, normalizer))
     )

@@ -63,6 +63,8 @@ def refuse_in_place(name: str, input: Tensor, target: Tensor | None) -> None:
         raise RuntimeError(f"{name}: inplace_backward=True needs numbers to write over, and the input is on meta")
     if target is not None and target.requires_grad:
         raise RuntimeError(f"{name}: inplace_backward=True gives no gradient of the target: pass target.detach()")
+    if target is not None and target.untyped_storage().data_ptr() == input.untyped_storage().data_ptr():
+        raise RuntimeError(f"{name}: inplace_backward=True would overwrite the target, which shares the input's memory")
     if input.is_leaf:
         raise RuntimeError(
             f"{name}: inplace_backward=True would overwrite its input, which is a leaf of the graph\n"

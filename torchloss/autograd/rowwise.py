@@ -248,7 +248,9 @@ class RowDoubleGradient(RowChain, SecondOrder):
 def second_order_with_softcap(cls: type[RowChain], call: Callable, h, k, g, x, t, w, saved, *config: Any) -> tuple:
     """The double gradient through x' = cap tanh(x / cap), by the chain rule: the op takes logits that are capped."""
     c = cls.sizes.config._make(config)
-    cap, c, wide = c.softcap, c._replace(softcap=0.0), saved.dtype
+    cap, c = c.softcap, c._replace(softcap=0.0)
+    call(h, k, g, x, t, w, saved, *c)  # for its checks: torch's operators would take other arguments, too
+    wide = saved.dtype
     both = cls.sizes.floating_target and not cls.sizes.has[2]  # the divergence's target is of logits, too
 
     def capped(x: Tensor, h: Tensor | None) -> tuple:
