@@ -61,7 +61,7 @@ def set_early_gradient(most: int | None = None) -> None:
 
 
 def saved_as_they_are() -> bool:
-    """Whether nobody, such as a checkpoint, has a way of their own to keep tensors: a gradient that is ready has none."""
+    """Whether nobody, such as a checkpoint, keeps tensors in a way of their own, which a ready gradient would escape."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
