@@ -273,7 +273,7 @@ def test_other_errors_of_the_op_are_not_swallowed(monkeypatch):
     def broken(*_):
         raise RuntimeError("something else")
 
-    for called in ("_classes.row_loss", "_binary.run"):
+    for called in ("_classes.row_loss", "_binary.finished"):
         monkeypatch.setattr(f"torchloss.{called}", broken)
     for call in (lambda: T.cross_entropy(X, Y), lambda: T.binary_cross_entropy(P, P)):
         with pytest.raises(RuntimeError, match="^something else$"):
@@ -386,7 +386,7 @@ def test_check_targets_finds_what_the_op_lets_pass(monkeypatch):
         return (torch.tensor(NAN),)
 
     monkeypatch.setattr("torchloss._classes.row_loss", passes)
-    monkeypatch.setattr("torchloss._binary.run", passes)
+    monkeypatch.setattr("torchloss._binary.finished", passes)
     target = torch.tensor([0, 9, -100])
     with torchloss.check_targets(False):
         T.cross_entropy(X, target)

@@ -182,12 +182,12 @@ def cross_entropy(
         and weight is row_weight is normalizer is softcap is out_dtype is size_average is reduce is None
         and type(input) in TENSORS
         and type(target) is Tensor
-        and target.dtype is torch.int64
         and reduction == "mean"
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and (ignore_index, label_smoothing, z_loss, logit_scale, empty) == (-100, 0.0, 0.0, 1.0, "nan")
         and not inplace_backward
         and in_forward.is_plain(input)
+        and target.dtype is torch.int64
     ):
         # The plain case, for small calls: the op knows what is wrong, and what follows can say it.
         try:

@@ -61,14 +61,15 @@ def set_early_gradient(most: int | None = None) -> None:
 
 
 def saved_as_they_are() -> bool:
-    """Whether nobody, such as a checkpoint, keeps tensors in a way of their own, which a ready gradient would escape."""
+    """Whether nobody, such as a checkpoint, keeps tensors in a way of their own, that would miss a ready gradient."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether eager PyTorch asks for the gradient of logits on the CPU that need no conversion, of any number."""
     return (
-        x.requires_grad
+        not torch._C._is_torch_function_mode_enabled()
+        and x.requires_grad
         and x.dtype in WIDE
         and x.is_cpu
         and largest == ALWAYS
@@ -76,7 +77,6 @@ def is_plain(x: Tensor) -> bool:
         and saved_as_they_are()
         and not _targets.checking
         and in_eager_mode()
-        and not torch._C._is_torch_function_mode_enabled()
     )
 
 
