@@ -149,6 +149,8 @@ struct Softmax {
   V max, rest, s;
   HD Softmax(V max, V rest) : max(max), rest(rest), s(V(1) + rest) {}
   HD explicit Softmax(const SoftmaxState<V>& state) : Softmax(state.max, state.rest()) {}
+  // 1 - p of a logit x with the exponential e, without cancellation for the largest.
+  HD V q(V x, V e) const { return select(x == max, rest, V(1) + (rest - e)) / s; }
 };
 
 // Adds z lse^2, and its slope zeta = 2 z lse: without a z-loss neither takes a logarithm.
@@ -178,6 +180,8 @@ struct RowKernel {
   static constexpr bool targets = false;  // of class indices: takes row.weight, skips ignored rows, has a column
   static constexpr bool x_at_target = false;  // wants row.x_y, of in[0]
   static constexpr bool h_at_target = false;  // wants row.h_y, of in[1]
+  // Its passes must agree to the last bit: none may compute in a wider type than the numbers are saved in.
+  static constexpr bool own_type = false;
   // Its output can be had from in[0]'s exponentials, without in[0]: output_from_exp.
   static constexpr bool from_exp = false;
   Row<V> row;
@@ -196,11 +200,6 @@ struct RowKernel {
       return scaled_exp(d, scale());
     else
       return scaled_exp(d);
-  }
-  // 1 - p, without cancellation for the largest.
-  HD V q(const Softmax<V>& softmax, V x) const {
-    const V e = V(exp_of(x - softmax.max));
-    return select(x == softmax.max, softmax.rest, V(1) + (softmax.rest - e)) / softmax.s;
   }
   HD void start() {}
   HD void with_softmax(const SoftmaxState<V>*, const V*) {}

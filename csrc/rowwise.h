@@ -19,7 +19,7 @@
 //
 //   Device::rows<Kernel>(RowArgs)   the kernel of losses/*.h over every row: streams in and out, saved numbers, values;
 //                                   and what RowResults asks for
-//   Device::total(RowArgs)          the total weight of the rows alone
+//   Device::finish(RowArgs)         what RowResults asks for, alone
 //   Device::normalizer(...)         writes a number of any dtype and device as the total
 //   Device::check_targets(RowArgs)  raises for a target out of range, where that is an error
 #include "losses.h"
@@ -336,7 +336,7 @@ struct RowOps {
       args.results.normalized = true;
     } else {
       args.results.total = total.data, args.results.or_one = call.reduction == MeanOrZero;
-      Device::total(args);
+      Device::finish(args);
       args.results.total = nullptr;
     }
     args.results.divisor = total.data;

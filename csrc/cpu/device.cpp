@@ -98,8 +98,6 @@ void Cpu::finish(const RowArgs& a) {
   a.dtype == ScalarType::Double ? finish_in<double>(a) : finish_in<float>(a);
 }
 
-void Cpu::total(const RowArgs& a) { finish(a); }
-
 void Cpu::normalizer(const RowArgs& a, const Tensor& n, void* total) {
   STD_TORCH_CHECK(n.device_type == aoti_torch_device_type_cpu(), a.op, ": expected a normalizer on the CPU");
   const double value = number(n.data, n.dtype, 0);

@@ -35,7 +35,6 @@ struct Cpu {
   static void zero(void* p, int64_t bytes, int) { std::memset(p, 0, bytes); }
   static void check_targets(const RowArgs& a);
   static void finish(const RowArgs& a);  // what RowResults asks for, once the rows have their values
-  static void total(const RowArgs& a);
   static void normalizer(const RowArgs& a, const Tensor& normalizer, void* total);
 };
 

@@ -2,8 +2,9 @@
 // One body, two instruction sets, chosen once at load by what the processor has; or one for what is rare.
 //
 // A loop in float32 is compiled for AVX-512 and AVX2, and its second derivative for AVX2 alone. A loop in float64 is
-// compiled once, for any processor; one without AVX2 runs it for every dtype.
-// TORCHLOSS_CPU=default|avx2|avx512 lowers the choice, so that each can be tested on one machine.
+// compiled once, for any processor; one without AVX2 runs it for every dtype, but for the few losses whose passes must
+// agree to the last bit (row.h: own_type). TORCHLOSS_CPU=default|avx2|avx512 lowers the choice, so that each can be
+// tested on one machine.
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -75,7 +76,16 @@ struct MultiIsa {
   static int bytes() { return cpu_level() == 2 ? 64 : 32; }
 };
 
-// What a body in T is compiled for.
+// And for every level: for what is short, and for what a loop of any of them calls.
+template <class Body>
+struct EveryIsa {
+  template <class... A>
+  static void run(A... a) {
+    kMultiIsa&& cpu_level() > 0 ? MultiIsa<Body>::run(a...) : Baseline<Body>::run(a...);
+  }
+};
+
+// What a loop in T is compiled for.
 template <class T, class Body, bool rare = false>
 using IsaFor = std::conditional_t<!kMultiIsa || sizeof(T) == 8, Baseline<Body>,
                                   std::conditional_t<rare, Avx2<Body>, MultiIsa<Body>>>;

@@ -123,7 +123,7 @@ struct Move {
 
 template <class T, bool store>
 __attribute__((noinline)) void move(const Block& b, T* buffer, int64_t width) {
-  IsaFor<T, Move<T, store>>::run(&b, buffer, width);
+  std::conditional_t<sizeof(T) == 8, Baseline<Move<T, store>>, EveryIsa<Move<T, store>>>::run(&b, buffer, width);
 }
 
 // A run of n numbers, `stride` apart.

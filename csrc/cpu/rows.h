@@ -478,9 +478,8 @@ struct RowPlan {
 };
 
 // False if a target was out of range: its row is then as if ignored.
-template <template <class> class K, class T, bool rare>
+template <template <class> class K, class T, class Isa = IsaFor<T, RowBody<K, T>>>
 bool run_rows(const RowArgs& a) {
-  using Isa = IsaFor<T, RowBody<K, T>, rare>;
   using Kernel = K<Lanes<T, 16>>;
   const RowPlan plan(a, Kernel::in + Kernel::out, Kernel::softmaxes > 0, Isa::bytes(), sizeof(T));
   bool in_range = true;
@@ -495,11 +494,19 @@ bool run_rows(const RowArgs& a) {
 }
 
 template <template <class> class K, bool rare>
+bool run_rows_in_any_type(const RowArgs& a) {
+  if (a.dtype == ScalarType::Double) return run_rows<K, double>(a);
+  if (!in_float64(false)) return run_rows<K, float, IsaFor<float, RowBody<K, float>, rare>>(a);
+  if constexpr (K<Lanes<float, 16>>::own_type)
+    return run_rows<K, float, Baseline<RowBody<K, float>>>(a);
+  else
+    return run_rows<K, double>(a);
+}
+
+template <template <class> class K, bool rare>
 void Cpu::rows(const RowArgs& a) {
   if (a.unless_one && compute_number<double>(a, a.grad, 0) == 1) return;
-  const bool good =
-      in_float64(a.dtype == ScalarType::Double) ? run_rows<K, double, rare>(a) : run_rows<K, float, rare>(a);
-  if (!good) {
+  if (!run_rows_in_any_type<K, rare>(a)) {
     check_targets(a);
     STD_TORCH_CHECK(false, a.op, ": a target changed while it was read");
   }

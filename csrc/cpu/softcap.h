@@ -23,9 +23,9 @@ struct Softcap {
 // With vectors of the loop that calls it, whose instruction set is the same.
 template <class T, bool slope, int bytes>
 __attribute__((noinline)) void softcap(const T* x, int64_t x_step, T* y, int64_t y_step, int64_t n, double cap) {
-  if constexpr (kMultiIsa && sizeof(T) == 4 && bytes == 64)
+  if constexpr (kMultiIsa && bytes == 64)
     MultiIsa<Softcap<T, slope>>::avx512(x, x_step, y, y_step, n, cap);
-  else if constexpr (kMultiIsa && sizeof(T) == 4)
+  else if constexpr (kMultiIsa && bytes == 32)
     Avx2<Softcap<T, slope>>::run(x, x_step, y, y_step, n, cap);
   else
     Baseline<Softcap<T, slope>>::run(x, x_step, y, y_step, n, cap);

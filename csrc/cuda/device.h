@@ -32,7 +32,6 @@ struct Cuda {
   static void zero(void* p, int64_t bytes, int device);
   static void check_targets(const RowArgs&) {}
   static void finish(const RowArgs& args);  // what RowResults asks for, once the rows have their values
-  static void total(const RowArgs& args);
   static void normalizer(const RowArgs& args, const Tensor& normalizer, void* total);
 };
 

@@ -86,32 +86,29 @@ void finish(const GridSum<Total>& sum, int64_t blocks, int device) {
 }
 
 void Cuda::finish(const RowArgs& args) {
+  const DeviceGuard guard(args.device);
   GridSum<RowTotals> sum{RowTotals(args)};
   if (!sum.to.wanted()) return;
   constexpr int64_t alone = 32 * kThreads, per_block = 8 * kThreads, most = 1024;
-  const DeviceGuard guard(args.device);
   const int64_t blocks = args.rows <= alone ? 1 : std::min(divide_up(args.rows, per_block), most);
   const Tensor held = reserve_partials(sum, blocks, args.device);
   launch_sum(RowTerms(args), args.rows, sum, blocks, args.device);
   if (held) launch_sum(Partials<RowTotals::n>{sum.partials}, blocks, sum, 1, args.device);
 }
 
-void Cuda::total(const RowArgs& args) { finish(args); }
-
 void Cuda::normalizer(const RowArgs& args, const Tensor& n, void* total) {
+  const DeviceGuard guard(args.device);
   const bool here = n.device_type == aoti_torch_device_type_cuda() && n.device == args.device;
   STD_TORCH_CHECK(here || n.device_type == aoti_torch_device_type_cpu(), args.op,
                   ": expected a normalizer on the CPU or on the device of input");
-  const DeviceGuard guard(args.device);
   const void* from = here ? n.data : nullptr;
   const double otherwise = here ? 0 : read(n.data, n.dtype, 0);
   launch(convert_kernel, {1, kLanes, 0}, args.device, from, n.dtype, otherwise, total, compute_type(args.dtype));
 }
 
 void Cuda::zero(void* p, int64_t bytes, int device) {
-  if (bytes == 0) return;
   const DeviceGuard guard(device);
-  STD_CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, current_stream(device)));
+  if (bytes > 0) STD_CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, current_stream(device)));
 }
 
 }  // namespace torchloss

@@ -69,9 +69,9 @@ struct CrossEntropyOfIndex {
       if constexpr (smooth) *out = *out - u * in[1];
     }
     HD V at_target() const {
-      const V x_y = this->row.x_y, s = V(1) + rest, e = V(this->exp_of(x_y - max));
-      const V q_y = select(x_y == max, rest, V(1) + (rest - e)) / s;  // 1 - p_y, without cancellation for the largest
-      V gradient = V(0) - V(smooth ? 1 - this->params.smoothing : 1) * w_y * q_y;
+      const Softmax<V> softmax(max, rest);
+      const V x_y = this->row.x_y, s = softmax.s, e = V(this->exp_of(x_y - max));
+      V gradient = V(0) - V(smooth ? 1 - this->params.smoothing : 1) * w_y * softmax.q(x_y, e);
       if constexpr (smooth) gradient = u * (this->row.saved[2] * (e / s) - this->row.weight) + gradient;
       if (this->params.z != 0) gradient = gradient + zeta * (e / s);
       return gradient;
@@ -157,7 +157,8 @@ struct CrossEntropyProbs {
   template <class V>
   struct Forward : RowKernel<V, Params> {  // in: x, w, q
     static constexpr int in = 3, softmaxes = 1, accumulators = 3, saved_out = 4, weights = 1, values = 1;
-    V max, rest, linear, others, leader;  // sum_j a_j a (x_j - m); sum of a_j where x_j < m; where x_j = m
+    static constexpr bool own_type = true;  // the leader's a_j is what was saved of it
+    V max, rest, linear, others, leader;    // sum_j a_j a (x_j - m); sum of a_j where x_j < m; where x_j = m
 
     template <class E, class M>
     HD void accumulate(V* sums, V d, const E&, M leads, const V* in) const {
@@ -187,6 +188,7 @@ struct CrossEntropyProbs {
   template <class V, bool target_grad>
   struct BackwardTo : RowKernel<V, Params> {  // in: x, w, q
     static constexpr int in = 3, out = target_grad ? 2 : 1, saved_in = 4, weights = 1;
+    static constexpr bool own_type = true;
     V max, inverse, tail, log_s, others, leader, sharp, uniform, zeta;  // 1 / s; rest / s; 1 - eps; eps / C
 
     HD void start() {

@@ -48,6 +48,26 @@ struct Entropy {
   };
 };
 
+// What the losses take that need the mean distance from the largest logit, D = sum_j p_j d_j, d_j = a (x_j - m).
+template <class V, class P>
+struct SoftmaxMoment : RowKernel<V, P> {  // in: x
+  static constexpr int softmaxes = 1, accumulators = 1, saved_out = 3;
+  V max, rest, D;
+
+  template <class E, class M>
+  HD void accumulate(V* sums, V d, const E& e, M, const V*) const {
+    *sums = *sums + moment(e, d);
+  }
+  template <class M>
+  HD static void rescale(V* sums, const SoftmaxState<V>& softmax, M, V d, V f) {
+    *sums = f * *sums + times(f, d) * (V(kExpScale<V>) * (softmax.leaders + softmax.others));
+  }
+  HD void with_softmax(const SoftmaxState<V>* softmax, const V* moment) {
+    max = softmax->max, rest = softmax->rest(), D = *moment / (V(kExpScale<V>) * (V(1) + rest));
+  }
+  HD void save(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
+};
+
 // Entropy of the softmax p of a row of logits x times a, in nats, with a z-loss of weight z; l_j = log p_j:
 //
 //   H = log s - D + z lse^2,  D = sum_j p_j d_j,  d_j = a (x_j - m)
@@ -67,27 +87,13 @@ struct SoftmaxEntropy {
   static Params prepare(const Options& o, int64_t) { return {o.z_loss, o.logit_scale}; }
 
   template <class V>
-  struct Forward : RowKernel<V, Params> {  // in: x
-    static constexpr int softmaxes = 1, accumulators = 1, saved_out = 3, values = 1;
-    V max, rest, D;
-
-    template <class E, class M>
-    HD void accumulate(V* sums, V d, const E& e, M, const V*) const {
-      *sums = *sums + moment(e, d);
-    }
-    template <class M>
-    HD static void rescale(V* sums, const SoftmaxState<V>& softmax, M, V d, V f) {
-      *sums = f * *sums + times(f, d) * (V(kExpScale<V>) * (softmax.leaders + softmax.others));
-    }
-    HD void with_softmax(const SoftmaxState<V>* softmax, const V* moment) {
-      max = softmax->max, rest = softmax->rest(), D = *moment / (V(kExpScale<V>) * (V(1) + rest));
-    }
+  struct Forward : SoftmaxMoment<V, Params> {  // in: x
+    static constexpr int values = 1;
     HD void value(V* out) const {
-      const V log_s = log1p(rest);
-      *out = log_s - D;
-      add_z_loss(*out, this->params.z, this->scaled(max) + log_s);
+      const V log_s = log1p(this->rest);
+      *out = log_s - this->D;
+      add_z_loss(*out, this->params.z, this->scaled(this->max) + log_s);
     }
-    HD void save(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
   };
 
   template <class V>

@@ -51,6 +51,7 @@ struct KLDivWithLogits {
   template <class V>
   struct Kernel : RowKernel<V, Params> {
     static constexpr int in = 2, logits = 2, saved_in = 7;
+    static constexpr bool own_type = true;  // e of the leader is the origin that was saved
     Softmax<V> Q{V(0), V(0)}, P{V(0), V(0)};
     V log_ratio, origin, moved, c, zeta;  // log s_q - log s_p; e_o; E - e_o
     V scale_, over_q, over_p;             // a; 1 / s_q, 1 / s_p

@@ -1,5 +1,5 @@
 #pragma once
-#include "../row.h"
+#include "entropy.h"
 
 namespace torchloss {
 
@@ -27,30 +27,16 @@ struct LogitStats {
   static Params prepare(const Options& o, int64_t) { return {o.logit_scale}; }
 
   template <class V>
-  struct Forward : RowKernel<V, Params> {  // in: x
-    static constexpr int softmaxes = 1, accumulators = 1, saved_out = 3, values = 4;
+  struct Forward : SoftmaxMoment<V, Params> {  // in: x
+    static constexpr int values = 4;
     static constexpr bool targets = true, x_at_target = true;
-    V max, rest, D;
-
-    template <class E, class M>
-    HD void accumulate(V* sums, V d, const E& e, M, const V*) const {
-      *sums = *sums + moment(e, d);
-    }
-    template <class M>
-    HD static void rescale(V* sums, const SoftmaxState<V>& softmax, M, V d, V f) {
-      *sums = f * *sums + times(f, d) * (V(kExpScale<V>) * (softmax.leaders + softmax.others));
-    }
-    HD void with_softmax(const SoftmaxState<V>* softmax, const V* moment) {
-      max = softmax->max, rest = softmax->rest(), D = *moment / (V(kExpScale<V>) * (V(1) + rest));
-    }
     HD void value(V* out) const {
-      const V x_y = this->row.x_y, log_s = log1p(rest);
-      out[0] = this->scaled(x_y - max) - log_s;
-      out[1] = this->scaled(max) + log_s;
-      out[2] = log_s - D;
-      out[3] = select(x_y == max, V(1), V(0));
+      const V x_y = this->row.x_y, log_s = log1p(this->rest);
+      out[0] = this->scaled(x_y - this->max) - log_s;
+      out[1] = this->scaled(this->max) + log_s;
+      out[2] = log_s - this->D;
+      out[3] = select(x_y == this->max, V(1), V(0));
     }
-    HD void save(V* out) const { out[0] = max, out[1] = rest, out[2] = D; }
   };
 
   template <class V>
@@ -70,8 +56,8 @@ struct LogitStats {
     }
     HD V at_target() const {  // g_1 (1 - p) + p (g_2 - g_3 (d - D))
       const V x_y = this->row.x_y, d = x_y - max, g1 = this->row.grad[0];
-      const V tail = g1 * this->q(Softmax<V>(max, rest), x_y) * this->scale();
-      return tail + c * times(V(this->exp_of(d)), this->row.grad[1] - times(g3, this->scaled(d) - D));
+      const V e = V(this->exp_of(d)), tail = g1 * Softmax<V>(max, rest).q(x_y, e) * this->scale();
+      return tail + c * times(e, this->row.grad[1] - times(g3, this->scaled(d) - D));
     }
   };
 
