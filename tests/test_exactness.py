@@ -253,7 +253,7 @@ def cells(line):
 
 
 def test_the_page_is_what_the_command_prints():
-    """Its errors depend on the processor: the same where they are large, within the bound where they are small."""
+    """Errors depend on the processor: like those printed where they are large, within the bound where small."""
     printed = (Path(__file__).parent.parent / "docs" / "exactness.md").read_text()
     rows = 0
     for old, new in zip(printed.splitlines(), page().splitlines(), strict=True):
@@ -264,5 +264,5 @@ def test_the_page_is_what_the_command_prints():
             if k and k % 2 == 0:
                 assert max(a, b) <= now[0], new
             else:
-                assert math.isclose(a, b, rel_tol=0.5, abs_tol=20 * now[0]), new
+                assert math.isclose(a, b, rel_tol=0.75, abs_tol=20 * now[0]), new
     assert rows > 90

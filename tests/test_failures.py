@@ -457,12 +457,14 @@ def test_kernels_run_on_the_device_and_stream_of_their_input():
     assert [name for name, text in texts.items() if "cudaLaunchKernel" in text] == ["launch.h"]
     assert "config.stream = current_stream(device);" in texts["launch.h"]
     guarded = 0
-    for name in ("device.h", "sums.cu"):
-        for way, body in re.findall(r"(?:Cuda::|static \w+ )(\w+)\([^;{]*\) \{(.*?)\n *\}\n", texts[name], re.S):
-            if body.strip():
-                assert body.strip().startswith("const DeviceGuard guard(args.device);"), (name, way)
-                guarded += 1
-    assert guarded == 4
+    for name in ("device.h", "sums.cu", "rows.cuh", "points.cuh"):
+        for way, body in re.findall(
+            r"(?:Cuda::|^  static void )(\w+)\([^;{]*\) \{(.*?)\n *\}\n", texts[name], re.S | re.M
+        ):
+            device = "device" if way == "zero" else "args.device"
+            assert body.strip().startswith(f"const DeviceGuard guard({device});"), (name, way)
+            guarded += 1
+    assert guarded == 5  # rows, pointwise, finish, normalizer, zero
 
 
 UNCHANGED = """

@@ -17,7 +17,8 @@ from torch import Tensor
 
 Reduction = Literal["none", "mean", "sum"]
 
-NONE, MEAN, SUM = 0, 1, 2
+NONE, MEAN, SUM, MEAN_OR_ZERO = 0, 1, 2, 3  # as the ops know them; the last: 0, not NaN, of nothing
+MEANS = (MEAN, MEAN_OR_ZERO)
 CODES = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 WIDE = (torch.float32, torch.float64)  # autocast leaves these alone

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from torchloss import _library  # noqa: F401
-
-NONE = 0
+from torchloss._check import NONE
 
 
 def _register(name: str, forward: Callable, backward: Callable, double_backward: Callable) -> None:

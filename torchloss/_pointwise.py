@@ -11,6 +11,8 @@ from torch import Tensor
 from torchloss._check import (
     CODES,
     MEAN,
+    MEAN_OR_ZERO,
+    MEANS,
     NONE,
     SUM,
     WIDE,
@@ -21,7 +23,7 @@ from torchloss._check import (
     text,
     warn,
 )
-from torchloss._reduction import MEAN_OR_ZERO, divided, reduction_of, result_dtype
+from torchloss._reduction import divided, reduction_of, result_dtype
 from torchloss.autograd import run
 
 
@@ -64,7 +66,7 @@ def distance(
         x, t = _promoted(kernel, x, t)
     code, normalizer = reduction_of(name, reduction, empty, normalizer, x)
     own = (x.dtype, input.dtype)
-    if weight is not None and code in (MEAN, MEAN_OR_ZERO) and normalizer is None and name != "huber_loss":
+    if weight is not None and code in MEANS and normalizer is None and name != "huber_loss":
         dtype = result_dtype(name, out_dtype, *own)
         loss = _weighted_mean(function, x, t, weight, code, options)
         return loss if loss.dtype is dtype else loss.to(dtype)

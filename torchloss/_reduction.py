@@ -12,11 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchloss._check import CODES, MEAN, NONE, other_device, reduction_code, text
+from torchloss._check import CODES, MEAN, MEAN_OR_ZERO, NONE, other_device, reduction_code, text
 
 Empty = Literal["nan", "zero"]
-
-MEAN_OR_ZERO = 3  # the mean, and 0 of nothing
 
 
 def reduction_of(

@@ -19,7 +19,7 @@ OFF = (0.0, 0.0, 1.0)
 
 def logit_options(name: str, z_loss: Any, softcap: Any, logit_scale: Any) -> tuple[float, float, float]:
     """The three options of a loss of logits, as the ops take them: a softcap of 0 is none."""
-    if z_loss is OFF[0] and softcap is None and logit_scale is OFF[2]:
+    if softcap is None and type(z_loss) is type(logit_scale) is float and (z_loss, logit_scale) == (0.0, 1.0):
         return OFF
     z_loss = constant(name, "z_loss", z_loss)
     if not 0 <= z_loss < math.inf:

@@ -16,7 +16,7 @@ import torch
 from torch.distributed.tensor import Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-from torchloss.autograd.chain import NONE, SUM
+from torchloss._check import MEANS, NONE, SUM
 from torchloss.autograd.pointwise import NAMES as POINTWISE
 from torchloss.autograd.row_map import NAMES as ROW_MAPS
 from torchloss.autograd.rowwise import NAMES as ROWWISE
@@ -42,16 +42,11 @@ def everywhere(op: Any, args: tuple) -> Strategy:
     return place(op, args, [Replicate() for _ in op._schema.returns])
 
 
-def whole(a: dict[str, Any]) -> bool:
-    """Whether the loss is one of the whole: a mean is, and its gradient by way of the mean's divisor is not."""
-    return a.get("reduction", NONE) not in (NONE, SUM)
-
-
 def pointwise(op: Any, args: tuple, kind: str) -> list[Strategy]:
     a = value(op, args)
     strategies = [everywhere(op, args)]
     reduced = len(a["grad"].shape) == 0 if kind else a["reduction"] != NONE
-    if not kind and a["reduction"] not in (NONE, SUM):
+    if not kind and a["reduction"] in MEANS:
         return strategies
     for d in range(len(a["input"].shape)):
         s = Shard(d)
@@ -71,7 +66,7 @@ def rowwise(op: Any, args: tuple, kind: str, sizes: Sizes) -> list[Strategy]:
     a = value(op, args)
     strategies = [everywhere(op, args)]
     reduction = a.get("reduction", NONE)
-    if reduction not in (NONE, SUM):
+    if reduction in MEANS:
         return strategies
     dims, several = len(a["input"].shape), sizes.values > 1
     reduced = dims > 1 and len(a["grad"].shape) == 0 if kind else reduction == SUM

@@ -13,11 +13,50 @@ from torchloss._check import Reduction
 from torchloss._reduction import Empty
 
 
-class L1Loss(nn.L1Loss):
+class _Reduced:
+    """The options that every loss has; class attributes, for modules that were pickled without them."""
+
+    normalizer: float | Tensor | None = None
+    empty: Empty = "nan"
+    out_dtype: torch.dtype | None = None
+
+    def _reduce_by(self, normalizer: float | Tensor | None, empty: Empty, out_dtype: torch.dtype | None) -> None:
+        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+
+    def _reduction(self, normalizer: float | Tensor | None) -> dict[str, Any]:
+        """The keyword arguments of a call with a normalizer, or with the module's."""
+        return {
+            "reduction": self.reduction,
+            "normalizer": self.normalizer if normalizer is None else normalizer,
+            "empty": self.empty,
+            "out_dtype": self.out_dtype,
+        }
+
+
+class _OfLogits(_Reduced):
+    """And those of losses of logits."""
+
+    z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    inplace_backward: bool = False
+
+    def _transform_by(self, z_loss: float, softcap: float | None, logit_scale: float, inplace_backward: bool) -> None:
+        self.z_loss, self.softcap, self.logit_scale = z_loss, softcap, logit_scale
+        self.inplace_backward = inplace_backward
+
+    def _reduction(self, normalizer: float | Tensor | None) -> dict[str, Any]:
+        return super()._reduction(normalizer) | {
+            "z_loss": self.z_loss,
+            "softcap": self.softcap,
+            "logit_scale": self.logit_scale,
+            "inplace_backward": self.inplace_backward,
+        }
+
+
+class L1Loss(_Reduced, nn.L1Loss):
     """:class:`torch.nn.L1Loss`, computed by :func:`~torchloss.functional.l1_loss`, with its further options."""
 
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
-
     def __init__(
         self,
         size_average: bool | None = None,
@@ -29,24 +68,15 @@ class L1Loss(nn.L1Loss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.l1_loss(
-            input,
-            target,
-            reduction=self.reduction,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.l1_loss(input, target, **self._reduction(normalizer))
 
 
-class MSELoss(nn.MSELoss):
+class MSELoss(_Reduced, nn.MSELoss):
     """:class:`torch.nn.MSELoss`, computed by :func:`~torchloss.functional.mse_loss`, with its further options."""
 
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
-
     def __init__(
         self,
         size_average: bool | None = None,
@@ -58,23 +88,14 @@ class MSELoss(nn.MSELoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.mse_loss(
-            input,
-            target,
-            reduction=self.reduction,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.mse_loss(input, target, **self._reduction(normalizer))
 
 
-class HuberLoss(nn.HuberLoss):
+class HuberLoss(_Reduced, nn.HuberLoss):
     """:class:`torch.nn.HuberLoss`, computed by :func:`~torchloss.functional.huber_loss`, with its further options."""
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -86,24 +107,14 @@ class HuberLoss(nn.HuberLoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(reduction, delta)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.huber_loss(
-            input,
-            target,
-            reduction=self.reduction,
-            delta=self.delta,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.huber_loss(input, target, delta=self.delta, **self._reduction(normalizer))
 
 
-class SmoothL1Loss(nn.SmoothL1Loss):
+class SmoothL1Loss(_Reduced, nn.SmoothL1Loss):
     """:class:`torch.nn.SmoothL1Loss` by :func:`~torchloss.functional.smooth_l1_loss`, with its options."""
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -117,24 +128,14 @@ class SmoothL1Loss(nn.SmoothL1Loss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction, beta)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.smooth_l1_loss(
-            input,
-            target,
-            reduction=self.reduction,
-            beta=self.beta,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.smooth_l1_loss(input, target, beta=self.beta, **self._reduction(normalizer))
 
 
-class KLDivLoss(nn.KLDivLoss):
+class KLDivLoss(_Reduced, nn.KLDivLoss):
     """:class:`torch.nn.KLDivLoss`, computed by :func:`~torchloss.functional.kl_div`, with its further options."""
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -148,24 +149,14 @@ class KLDivLoss(nn.KLDivLoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction, log_target)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.kl_div(
-            input,
-            target,
-            reduction=self.reduction,
-            log_target=self.log_target,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.kl_div(input, target, log_target=self.log_target, **self._reduction(normalizer))
 
 
-class BCELoss(nn.BCELoss):
+class BCELoss(_Reduced, nn.BCELoss):
     """:class:`torch.nn.BCELoss` by :func:`~torchloss.functional.binary_cross_entropy`, with its options."""
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -179,27 +170,17 @@ class BCELoss(nn.BCELoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
-        return F.binary_cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            reduction=self.reduction,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-        )
+        return F.binary_cross_entropy(input, target, weight=self.weight, **self._reduction(normalizer))
 
 
-class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(_Reduced, nn.BCEWithLogitsLoss):
     """:class:`torch.nn.BCEWithLogitsLoss`, with its further options.
 
     Computed by :func:`~torchloss.functional.binary_cross_entropy_with_logits`.
     """
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -214,25 +195,20 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction, pos_weight)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(self, input: Tensor, target: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
         return F.binary_cross_entropy_with_logits(
             input,
             target,
             weight=self.weight,
-            reduction=self.reduction,
             pos_weight=self.pos_weight,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
+            **self._reduction(normalizer),
         )
 
 
-class NLLLoss(nn.NLLLoss):
+class NLLLoss(_Reduced, nn.NLLLoss):
     """:class:`torch.nn.NLLLoss`, computed by :func:`~torchloss.functional.nll_loss`, with its further options."""
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -247,7 +223,7 @@ class NLLLoss(nn.NLLLoss):
         out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction)
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(
         self,
@@ -262,15 +238,12 @@ class NLLLoss(nn.NLLLoss):
             target,
             weight=self.weight,
             ignore_index=self.ignore_index,
-            reduction=self.reduction,
             row_weight=row_weight,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
+            **self._reduction(normalizer),
         )
 
 
-class CrossEntropyLoss(nn.CrossEntropyLoss):
+class CrossEntropyLoss(_OfLogits, nn.CrossEntropyLoss):
     """:class:`torch.nn.CrossEntropyLoss`, computed by :func:`~torchloss.functional.cross_entropy`, with its options.
 
     Example::
@@ -278,9 +251,6 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         >>> loss = CrossEntropyLoss(z_loss=1e-4, softcap=30.0)
         >>> loss(logits, targets, normalizer=torchloss.count_targets(targets_of_the_step))
     """
-
-    z_loss, softcap, logit_scale, normalizer, empty = 0.0, None, 1.0, None, "nan"  # of modules pickled without them
-    out_dtype, inplace_backward = None, False
 
     def __init__(
         self,
@@ -300,9 +270,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         inplace_backward: bool = False,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.z_loss, self.softcap, self.logit_scale = z_loss, softcap, logit_scale
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
-        self.inplace_backward = inplace_backward
+        self._reduce_by(normalizer, empty, out_dtype)
+        self._transform_by(z_loss, softcap, logit_scale, inplace_backward)
 
     def forward(
         self,
@@ -317,16 +286,9 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             target,
             weight=self.weight,
             ignore_index=self.ignore_index,
-            reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
-            softcap=self.softcap,
-            logit_scale=self.logit_scale,
             row_weight=row_weight,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
-            inplace_backward=self.inplace_backward,
+            **self._reduction(normalizer),
         )
 
 
@@ -356,7 +318,7 @@ class Softmax2d(nn.Softmax2d):
         return F.softmax(input, -3)
 
 
-class Entropy(nn.Module):
+class Entropy(_Reduced, nn.Module):
     """Shannon's entropy of probabilities; see :func:`~torchloss.functional.entropy`.
 
     Example::
@@ -364,8 +326,6 @@ class Entropy(nn.Module):
         >>> Entropy(base=2)(torch.tensor([0.25, 0.25, 0.5]))
         tensor(1.5000)
     """
-
-    normalizer, empty, out_dtype = None, "nan", None  # of modules pickled without them
 
     def __init__(
         self,
@@ -379,7 +339,7 @@ class Entropy(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.dim, self.reduction = base, dim, reduction
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
+        self._reduce_by(normalizer, empty, out_dtype)
 
     def forward(
         self, probs: Tensor, *, row_weight: Tensor | None = None, normalizer: float | Tensor | None = None
@@ -388,11 +348,8 @@ class Entropy(nn.Module):
             probs,
             base=self.base,
             dim=self.dim,
-            reduction=self.reduction,
             row_weight=row_weight,
-            normalizer=self.normalizer if normalizer is None else normalizer,
-            empty=self.empty,
-            out_dtype=self.out_dtype,
+            **self._reduction(normalizer),
         )
 
     def extra_repr(self) -> str:
@@ -400,11 +357,14 @@ class Entropy(nn.Module):
         return f"base={base}, dim={self.dim}, reduction={self.reduction!r}"
 
 
-class _OfLogits(nn.Module):
-    """What the two losses of logits that torch lacks share: their options."""
+class SoftmaxEntropy(_OfLogits, nn.Module):
+    """Shannon's entropy of the softmax of logits; see :func:`~torchloss.functional.softmax_entropy`.
 
-    z_loss, softcap, logit_scale, normalizer, empty = 0.0, None, 1.0, None, "nan"  # of modules pickled without them
-    out_dtype, inplace_backward = None, False
+    Example::
+
+        >>> SoftmaxEntropy()(torch.zeros(3, 2))
+        tensor(0.6931)
+    """
 
     def __init__(
         self,
@@ -421,44 +381,19 @@ class _OfLogits(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.reduction = dim, reduction
-        self.z_loss, self.softcap, self.logit_scale = z_loss, softcap, logit_scale
-        self.normalizer, self.empty, self.out_dtype = normalizer, empty, out_dtype
-        self.inplace_backward = inplace_backward
+        self._reduce_by(normalizer, empty, out_dtype)
+        self._transform_by(z_loss, softcap, logit_scale, inplace_backward)
 
-    def options(self, row_weight: Tensor | None, normalizer: float | Tensor | None) -> dict[str, Any]:
-        return {
-            "dim": self.dim,
-            "reduction": self.reduction,
-            "z_loss": self.z_loss,
-            "softcap": self.softcap,
-            "logit_scale": self.logit_scale,
-            "row_weight": row_weight,
-            "normalizer": self.normalizer if normalizer is None else normalizer,
-            "empty": self.empty,
-            "out_dtype": self.out_dtype,
-            "inplace_backward": self.inplace_backward,
-        }
+    def forward(
+        self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: float | Tensor | None = None
+    ) -> Tensor:
+        return F.softmax_entropy(logits, dim=self.dim, row_weight=row_weight, **self._reduction(normalizer))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, reduction={self.reduction!r}"
 
 
-class SoftmaxEntropy(_OfLogits):
-    """Shannon's entropy of the softmax of logits; see :func:`~torchloss.functional.softmax_entropy`.
-
-    Example::
-
-        >>> SoftmaxEntropy()(torch.zeros(3, 2))
-        tensor(0.6931)
-    """
-
-    def forward(
-        self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: float | Tensor | None = None
-    ) -> Tensor:
-        return F.softmax_entropy(logits, **self.options(row_weight, normalizer))
-
-
-class KLDivWithLogits(_OfLogits):
+class KLDivWithLogits(_OfLogits, nn.Module):
     """KL(target || input) between logits; see :func:`~torchloss.functional.kl_div_with_logits`.
 
     For distillation at a temperature T, multiply by T**2 to keep the size of the gradients.
@@ -482,18 +417,10 @@ class KLDivWithLogits(_OfLogits):
         out_dtype: torch.dtype | None = None,
         inplace_backward: bool = False,
     ) -> None:
-        super().__init__(
-            dim=dim,
-            reduction=reduction,
-            z_loss=z_loss,
-            softcap=softcap,
-            logit_scale=logit_scale,
-            normalizer=normalizer,
-            empty=empty,
-            out_dtype=out_dtype,
-            inplace_backward=inplace_backward,
-        )
-        self.temperature = temperature
+        super().__init__()
+        self.temperature, self.dim, self.reduction = temperature, dim, reduction
+        self._reduce_by(normalizer, empty, out_dtype)
+        self._transform_by(z_loss, softcap, logit_scale, inplace_backward)
 
     def forward(
         self,
@@ -503,8 +430,8 @@ class KLDivWithLogits(_OfLogits):
         row_weight: Tensor | None = None,
         normalizer: float | Tensor | None = None,
     ) -> Tensor:
-        options = self.options(row_weight, normalizer)
+        options = {"dim": self.dim, "row_weight": row_weight} | self._reduction(normalizer)
         return F.kl_div_with_logits(input_logits, target_logits, self.temperature, **options)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, {super().extra_repr()}"
+        return f"temperature={self.temperature}, dim={self.dim}, reduction={self.reduction!r}"

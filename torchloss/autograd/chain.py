@@ -18,7 +18,6 @@ except ImportError:  # private names: without them only torch.compile(torch.func
     _SingleLevelFunction = None
 
 ops = torch.ops.torchloss
-NONE, MEAN, SUM, MEAN_OR_ZERO = 0, 1, 2, 3
 PLAIN = frozenset((int, float, bool, type(None)))  # of which isinstance is slow to say that they are no tensors
 TENSORS = frozenset((Tensor, torch.nn.Parameter))  # without a __torch_function__ or a subclass's own ideas
 

@@ -15,15 +15,14 @@ from torch.autograd.function import FunctionCtx
 
 try:
     from torch._C._autograd import _get_current_graph_task_keep_graph as keep_graph
+    from torch._C._autograd import _top_saved_tensors_default_hooks as hooks
     from torch._C._functorch import is_legacy_batchedtensor
 except ImportError:  # private names: without them no gradient is taken in the forward pass
     keep_graph = None
 
 from torchloss import _targets
-from torchloss._check import FLOATING, WIDE
+from torchloss._check import FLOATING, MEAN, NONE, WIDE
 from torchloss.autograd.chain import (
-    MEAN,
-    NONE,
     TENSORS,
     alive,
     below_autograd,
@@ -62,7 +61,7 @@ def set_early_gradient(most: int | None = None) -> None:
 
 def saved_as_they_are() -> bool:
     """Whether nobody, such as a checkpoint, keeps tensors in a way of their own, that would miss a ready gradient."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    return hooks(True) is None
 
 
 def is_plain(x: Tensor) -> bool:
@@ -100,18 +99,15 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
 
     The config is one argument, for everything costs time.
     """
-    name, has, split = function.op._opname, function.sizes.has, function.sizes.split
+    name, split, there = function.op._opname, function.sizes.split, function.sizes.there
     if keep_graph is None or not hasattr(ops, f"{name}_with_gradient"):
         return None
     forward_op = getattr(ops, f"{name}_with_gradient").default
     into = getattr(ops, f"{name}_backward_into").default
 
-    def tensors(x: Tensor, t: Tensor | None, w: Tensor | None) -> list:
-        return [a for a, there in zip((x, t, w), has, strict=True) if there]
-
     def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
         with below_autograd():
-            loss, saved, total, ctx.gradient = forward_op(*tensors(x, t, w), row_weight, normalizer, *config)
+            loss, saved, total, ctx.gradient = forward_op(*there(x, t, w), row_weight, normalizer, *config)
         mean, ctx.config = split(config)
         ctx.made = saved, total if mean else None
         ctx.save_for_backward(x, t, w, row_weight)
@@ -124,9 +120,8 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
             ctx.gradient = None  # so that who gets it is its only owner
             if grad.device.type == "cpu" and grad.item() == 1:
                 return gradient, None, None, None, None, None
-        if given:
             with below_autograd():
-                into(gradient, grad, *tensors(x, t, w), saved, row_weight, total, *ctx.config, True)
+                into(gradient, grad, *there(x, t, w), saved, row_weight, total, *ctx.config, True)
         else:
             grad = grad if total is None else grad / total
             grad = grad if row_weight is None else grad * row_weight

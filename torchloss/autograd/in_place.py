@@ -35,9 +35,8 @@ def with_gradient_in_place(loss: type[RowLoss]) -> type[Function]:
                     "  Call it without, or backward without create_graph=True."
                 )
             x, t, w, saved, total = ctx.saved_tensors
-            there: list[Any] = [a for a, has in zip((x, t, w), loss.sizes.has, strict=True) if has]
             with below_autograd():
-                into(x, grad, *there, saved, None, total, *ctx.config, False)
+                into(x, grad, *loss.sizes.there(x, t, w), saved, None, total, *ctx.config, False)
             torch.autograd.graph.increment_version(x)
             return x.detach(), None, None, None
 

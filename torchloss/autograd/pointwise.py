@@ -20,10 +20,8 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
+from torchloss._check import MEAN, MEANS, NONE
 from torchloss.autograd.chain import (
-    MEAN,
-    MEAN_OR_ZERO,
-    NONE,
     Chain,
     SecondOrder,
     add,
@@ -34,8 +32,6 @@ from torchloss.autograd.chain import (
     run,
     sum_each,
 )
-
-MEANS = (MEAN, MEAN_OR_ZERO)
 
 
 class PointwiseLoss(Chain):

@@ -20,11 +20,9 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
+from torchloss._check import MEAN_OR_ZERO, MEANS, NONE, SUM
+from torchloss._reduction import divided
 from torchloss.autograd.chain import (
-    MEAN,
-    MEAN_OR_ZERO,
-    NONE,
-    SUM,
     Chain,
     SecondOrder,
     add,
@@ -36,7 +34,6 @@ from torchloss.autograd.chain import (
     sum_each,
 )
 
-MEANS = (MEAN, MEAN_OR_ZERO)
 TENSOR_NAMES = ("input", "target", "weight")
 
 
@@ -52,6 +49,10 @@ class Sizes:
         self.saved, self.values = getattr(ops, f"{name}_sizes").default()
         self.floating_target = self.has[1] and "ignore_index" not in names
         self.reduction_at = numbers.index("reduction") if "reduction" in numbers else None
+
+    def there(self, x: Tensor, t: Tensor | None, w: Tensor | None) -> list:
+        """Those of a Function's tensors that its op takes."""
+        return [a for a, has in zip((x, t, w), self.has, strict=True) if has]
 
     def reduces(self, config: Sequence) -> bool:
         return self.reduction_at is not None and config[self.reduction_at] != NONE
@@ -268,8 +269,7 @@ def second_order_with_softcap(cls: type[RowChain], call: Callable, h, k, g, x, t
     w_ = None if w is None else w.to(wide)
     gg, gx, gt = call(h_, k_, g, x_, t_, w_, saved, *c)
     gradient_op = getattr(ops, cls.op._opname.replace("_double_backward", "_backward")).default
-    there = [a for a, has in zip((x_, t_, w_), cls.sizes.has, strict=True) if has]
-    dx, dt = gradient_op(g, *there, saved, *c, both)
+    dx, dt = gradient_op(g, *cls.sizes.there(x_, t_, w_), saved, *c, both)
     gx = gx * x_slope + dx * x_bend
     if both:
         gt = gt * t_slope + dt * t_bend
@@ -295,13 +295,13 @@ def composed(
 ) -> Tensor:
     """A loss with weights of rows or a normalizer, by torch's operators, which know every mode and derivative."""
     if row_weight is None:
-        return loss(x, t, w, *c.args(SUM)) / normalizer
+        return divided(loss(x, t, w, *c.args(SUM)), normalizer)
     each = loss(x, t, w, *c.args(NONE)) * row_weight
     if c.reduction == NONE:
         return each
     total = each.sum()
     if normalizer is not None:
-        return total / normalizer
+        return divided(total, normalizer)
     if c.reduction == SUM:
         return total
     return total / or_one((weights(x, t, w, c.dim, c.ignore_index) * row_weight).sum(), c.reduction)
