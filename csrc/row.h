@@ -206,6 +206,11 @@ struct RowKernel {
   HD void with_terms(const V*) {}
 };
 
+// The kernels of a loss for the options that most calls have, which let them do less; the fewest first. Each tells
+// whether it `takes` the options.
+template <class... K>
+struct Kernels {};
+
 // A loss and its gradient in one pass: the gradient begins with what the loss would have saved, and may take the
 // exponentials that the loss has summed up.
 template <template <class> class Forward, template <class> class Backward>
@@ -217,8 +222,10 @@ struct WithGradient {
     Backward<V> gradient;
 
     HD void start_output() {
-      gradient.row = this->row, gradient.params = this->params;
-      this->save(gradient.row.saved);
+      Row<V>& r = gradient.row;  // by the number: all of it is a dozen vectors
+      r.grad[0] = this->row.grad[0], r.weight = this->row.weight, r.x_y = this->row.x_y;
+      this->save(r.saved);
+      gradient.params = this->params;
       gradient.start();
     }
     HD void output(V* out, const V* in) const { gradient.output(out, in); }

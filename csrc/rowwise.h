@@ -61,13 +61,13 @@ struct RowResults {
   bool normalized = false;        // it is a normalizer: the quotient is that of the rounded sum
 };
 
-constexpr int kMaxStreams = 5;
+constexpr int kMaxStreams = 5, kMaxOutputs = 2;
 
 struct RowArgs {
   const char* op = nullptr;
   ScalarType dtype;  // of every stream and of weight
   int64_t rows = 0, classes = 0;
-  RowStream in[kMaxStreams], out[2];
+  RowStream in[kMaxStreams], out[kMaxOutputs];
   // Of a loss of class indices. Today a target counts, or is ignored; out of [0, classes) it is an error, or makes its
   // row NaN. (One that lies in another rank's classes would be a third state.)
   const int64_t* target = nullptr;
@@ -442,13 +442,27 @@ struct RowOps {
 
 template <class Device, class L>
 struct RowLoss {
+  template <class K>
+  static const RowKernels& of() {
+    static const RowKernels kernels = kernels_of<Device, K>();
+    return kernels;
+  }
+  // Those without a scale are the CPU's alone: on a GPU the product is hidden behind the memory.
+  template <class... K>
+  static const RowKernels& first(const typename L::Options& o, Kernels<K...>) {
+    const RowKernels* kernels = nullptr;
+    const auto take = [&]<class Set>(Set*) {
+      if constexpr (Device::shows_scale || HasScale<typename Set::Params>)
+        if (!kernels && Set::takes(o)) kernels = &of<Set>();
+    };
+    (take(static_cast<K*>(nullptr)), ...);
+    return kernels ? *kernels : of<L>();
+  }
   static const RowKernels& kernels(const double* options) {
-    if constexpr (requires { typename L::Plain; }) {
-      static const RowKernels plain = kernels_of<Device, typename L::Plain>();
-      if (L::plain(RowInfo<L>::options(options))) return plain;
-    }
-    static const RowKernels all = kernels_of<Device, L>();
-    return all;
+    if constexpr (requires { typename L::Special; })
+      return first(RowInfo<L>::options(options), typename L::Special{});
+    else
+      return of<L>();
   }
   template <auto op, auto... more>
   static void boxed(StableIValue* stack, uint64_t, uint64_t) {

@@ -1,5 +1,6 @@
 #include "device.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "../rowwise.h"
@@ -53,13 +54,10 @@ double number(const void* p, ScalarType dtype, int64_t i) {
 double total_weight(const RowArgs& a) {
   const ScalarType compute = compute_type(a.dtype);
   if (!a.target && !a.row_weight) return static_cast<double>(a.rows);
+  if (!a.weight && !a.row_weight)
+    return static_cast<double>(a.rows - std::count(a.target, a.target + a.rows, a.ignore_index));
   double sum = 0;
-  int64_t count = 0;
   for (int64_t r = 0; r < a.rows; ++r) {  // perhaps before the targets were checked
-    if (!a.weight && !a.row_weight) {
-      count += a.target[r] != a.ignore_index;
-      continue;
-    }
     double w = 1;
     if (a.target) {
       const int64_t y = a.target[r];
@@ -68,7 +66,7 @@ double total_weight(const RowArgs& a) {
     }
     sum += a.row_weight ? w * number(a.row_weight, compute, r) : w;
   }
-  return sum + static_cast<double>(count);
+  return sum;
 }
 
 template <class T>
@@ -106,5 +104,7 @@ void Cpu::normalizer(const RowArgs& a, const Tensor& n, void* total) {
   else
     *static_cast<float*>(total) = static_cast<float>(value);
 }
+
+template struct RowOps<Cpu>;
 
 }  // namespace torchloss

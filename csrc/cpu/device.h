@@ -24,6 +24,8 @@ struct Cpu {
     }
   };
 
+  static constexpr bool shows_scale = true;
+
   // `rare`: second derivatives, see isa.h.
   template <template <class> class K, bool rare>
   static void rows(const RowArgs& a);

@@ -7,6 +7,7 @@
 // cache.
 #include "../pointwise.h"
 #include "device.h"
+#include "isa.h"
 #include "lanes.h"
 #include "move.h"
 

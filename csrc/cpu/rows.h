@@ -9,12 +9,15 @@
 #include "../rowwise.h"
 #include "device.h"
 #include "exp_cache.h"
+#include "isa.h"
 #include "lanes.h"
 #include "move.h"
 #include "softcap.h"
 #include "staging.h"
 
 namespace torchloss {
+
+extern template struct RowOps<Cpu>;  // compiled once, in device.cpp
 
 // Numbers of the compute type of a call, which is T or, in the loop for float64, any.
 template <class T>
@@ -42,8 +45,7 @@ struct RowLoop {
   static constexpr bool has_target_column = requires(Kernel k) { k.at_target(); };
   // Its output can start from the exponentials of its own fold.
   static constexpr bool caches_exp = Kernel::from_exp && Kernel::softmaxes > 0;
-  using Buffer = StagingBuffer<T, L, in, out>;
-  using Place = typename Buffer::Place;
+  using Place = typename StagingBuffer<T>::Place;
 
   struct View {
     const T* p;
@@ -62,7 +64,7 @@ struct RowLoop {
   V grad = V(1);         // that of all rows, if they have the same
   V row_weight = V(1);
   V raw_x_y;  // the target's logit before its softcap
-  Buffer staging;
+  StagingBuffer<T> staging;
   Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
   alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
   ExpCache<V, caches_exp> exp_cache;
@@ -71,27 +73,25 @@ struct RowLoop {
       : a(a),
         row_per_lane(row_per_lane),
         capped(a.softcap != 0),
-        staging(a, row_per_lane ? width : 0, Kernel::bulk),
+        staging(a, width, L),
         exp_cache(a, row_per_lane, plain(a.out[0])) {
+    if (row_per_lane) staging.reserve(Kernel::bulk ? in : 0, out);
     a.params.get(kernel.params);
     if (a.grad && !a.grad_stride) grad = V(compute_number<T>(a, a.grad, 0));
     if (a.total) grad = grad / V(compute_number<T>(a, a.total, 0));
     for (int s = 0; s < in; ++s) V(a.in[s].fill).store(constant[s]);
   }
 
+  // A group of n rows, a row per lane; or one row.
   HD void group(int64_t first, int64_t n) {
-    staging.load(first, n);
+    if (row_per_lane) staging.load(first, n);
     for (int64_t i = 0; i < n; i += L) {
-      for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? staging.input(s, i) : Place{constant[s], 0};
-      for (int s = 0; s < out; ++s) out_place[s] = staging.output(s, i);
+      for (int s = 0; s < in; ++s)
+        in_place[s] = !bulk(s) ? Place{constant[s], 0} : row_per_lane ? staging.input(s, i) : direct(a.in[s], first);
+      for (int s = 0; s < out; ++s) out_place[s] = row_per_lane ? staging.output(s, i) : direct(a.out[s], first);
       tile(first + i, static_cast<int>(std::min<int64_t>(L, n - i)));
     }
-    staging.store(first, n);
-  }
-  HD void one(int64_t first) {
-    for (int s = 0; s < in; ++s) in_place[s] = bulk(s) ? direct(a.in[s], first) : Place{constant[s], 0};
-    for (int s = 0; s < out; ++s) out_place[s] = direct(a.out[s], first);
-    tile(first, 1);
+    if (row_per_lane) staging.store(first, n);
   }
   HD bool bulk(int s) const { return Kernel::bulk && a.in[s].data; }
   HD Place direct(const RowStream& s, int64_t first) const {
@@ -188,15 +188,17 @@ struct RowLoop {
   }
   HD int64_t at(const RowStream& s, int l, int64_t c) const { return s.rows.offset(row + l) + c * s.class_stride; }
 
-  // f(first class, vectors, mask of the lanes that count): in one row, what is left after the whole vectors are the
-  // last lanes of a vector that ends with the row. (Rows shorter than a vector are read a row per lane.)
+  // f(first class, vectors, lanes of the vector that an earlier chunk has counted): in one row, what is left after the
+  // whole vectors are the last lanes of a vector that ends with the row. (Rows shorter than a vector are read a row per
+  // lane.) In one place, so that the loop is compiled once.
   template <class F>
   HD void chunks(F f) {
-    const int64_t vectors = row_per_lane ? a.classes : a.classes / L, width = row_per_lane ? 1 : L;
-    for (int64_t v = 0; v < vectors; v += kChunk)
-      f(v * width, std::min<int64_t>(kChunk, vectors - v), Mask::of(true), std::false_type{});
-    if (const int64_t tail = row_per_lane ? 0 : a.classes % L; tail)
-      f(a.classes - L, 1, ~Mask::first(L - tail), std::true_type{});
+    for (int64_t first = 0; first < a.classes;) {
+      const int64_t left = a.classes - first, vectors = row_per_lane ? left : left / L;
+      const int64_t n = std::min<int64_t>(kChunk, std::max<int64_t>(vectors, 1)), counted = vectors > 0 ? 0 : L - left;
+      f(first - counted, n, counted);
+      first += n * (row_per_lane ? 1 : L);
+    }
   }
   HD View raw_view(int s, int64_t first, int64_t vectors) {
     const Place& here = in_place[s];
@@ -223,14 +225,13 @@ struct RowLoop {
     RowState<V, Kernel::accumulators> state, compensation;
     RowState<V, 0> second, second_compensation;
     int64_t chunk = 0;
-    chunks([&](int64_t first, int64_t n, Mask counts, auto tail) __attribute__((always_inline)) {
+    chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n);
-      fold_chunk<tail, caches_exp>(state, compensation, v, v[0], n, counts, first);
+      fold_chunk<caches_exp>(state, compensation, v, v[0], first, n, counted);
       if constexpr (caches_exp)
         if (exp_cache.used()) exp_cache.maxima[chunk++] = state.softmax.max;
-      if constexpr (Kernel::softmaxes > 1)
-        fold_chunk<tail, false>(second, second_compensation, v, v[1], n, counts, first);
+      if constexpr (Kernel::softmaxes > 1) fold_chunk<false>(second, second_compensation, v, v[1], first, n, counted);
     });
     compensate(state, compensation);
     if constexpr (Kernel::softmaxes > 1) compensate(second, second_compensation);
@@ -244,29 +245,28 @@ struct RowLoop {
 
   // In one row the lanes share a maximum. Few vectors hold a logit that reaches it, and only among those few it is
   // looked for.
-  template <bool tail, bool caches, int n_sums>
+  template <bool caches, int n_sums>
   HD void fold_chunk(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, const View* v, View logits,
-                     int64_t n, Mask counts, int64_t first) {
+                     int64_t first, int64_t n, int64_t counted) {
     V largest = SoftmaxState<V>::lowest(), of_few[kChunk / kVectorsPerSum];
     for (int64_t i = 0; i < n;) {
       V here = SoftmaxState<V>::lowest();
       V& slot = of_few[i / kVectorsPerSum];
-      for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i)
-        here = larger(tail ? select(counts, logits[i], SoftmaxState<V>::lowest()) : logits[i], here);
+      for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i) here = larger(logits[i], here);
       slot = here, largest = larger(here, largest);
     }
     raise(state, compensation, larger(largest, state.softmax.max), first == 0);
     Place cache{};
     if constexpr (caches) {
-      cache = cached_exp(first, tail);
-      if (!tail && exp_cache.row) prefetch_for_writing(a.out[0], first, n * L);
+      cache = cached_exp(first, counted);
+      if (!counted && exp_cache.row) prefetch_for_writing(a.out[0], first, n * L);
     }
     for (int64_t i = 0; i < n; i += kVectorsPerSum) {
       const int64_t end = std::min(n, i + kVectorsPerSum);
       if ((of_few[i / kVectorsPerSum] < state.softmax.max).all())
-        sum_few<tail, true, caches>(state, compensation, v, logits, i, end, counts, cache);
+        sum_few<true, caches>(state, compensation, v, logits, i, end, counted, cache);
       else
-        sum_few<tail, false, caches>(state, compensation, v, logits, i, end, counts, cache);
+        sum_few<false, caches>(state, compensation, v, logits, i, end, counted, cache);
     }
   }
   template <int n_sums>
@@ -278,9 +278,9 @@ struct RowLoop {
     else
       rescale(kernel, state, compensation, max);
   }
-  template <bool tail, bool below, bool caches, int n_sums>
+  template <bool below, bool caches, int n_sums>
   HD void sum_few(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, const View* v, View logits,
-                  int64_t begin, int64_t end, Mask counts, Place cache) {
+                  int64_t begin, int64_t end, int64_t counted, Place cache) {
     const V from = reference(state.softmax.max);
     RowState<V, n_sums> few;
     for (int64_t i = begin; i < end; ++i) {
@@ -290,7 +290,7 @@ struct RowLoop {
           below ? accumulate_below(few, kernel, from, logits[i], x) : accumulate(few, kernel, from, logits[i], x);
       if constexpr (caches) e.store(cache.p + i * cache.step);
     }
-    if constexpr (tail) only_counting(few, counts);
+    if (counted) only_counting(few, ~Mask::first(counted));
     add_compensated(state, compensation, few);
   }
   template <int n_sums>
@@ -309,7 +309,7 @@ struct RowLoop {
 
   HD void sum() {
     V total[Kernel::terms] = {}, compensation[Kernel::terms] = {};
-    chunks([&](int64_t first, int64_t n, Mask counts, auto tail) __attribute__((always_inline)) {
+    chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
       views(v, first, n);
       for (int64_t i = 0; i < n;) {
@@ -319,8 +319,9 @@ struct RowLoop {
           for (int s = 0; s < in; ++s) x[s] = v[s][i];
           kernel.add_terms(few, x);
         }
-        for (int k = 0; k < Kernel::terms; ++k)
-          add_compensated(total[k], compensation[k], tail ? only(counts, few[k]) : few[k]);
+        if (counted)
+          for (V& f : few) f = only(~Mask::first(counted), f);
+        for (int k = 0; k < Kernel::terms; ++k) add_compensated(total[k], compensation[k], few[k]);
       }
     });
     for (int k = 0; k < Kernel::terms; ++k) total[k] = compensated(total[k], compensation[k]);
@@ -338,41 +339,40 @@ struct RowLoop {
   }
 
   // Where the exponentials of a chunk are between fold and output.
-  HD Place cached_exp(int64_t first, bool tail) {
+  HD Place cached_exp(int64_t first, int64_t counted) {
     const Place& there = out_place[0];
     if (!exp_cache.used()) return {out_buffer[0], L};
-    if (tail) return {exp_cache.tail, L};
+    if (counted) return {exp_cache.tail, L};
     if (there.p) return {there.p + first * (row_per_lane ? there.step : 1), there.step};
     return {exp_cache.row.get() + first, L};
   }
 
   HD void output(Mask counts) {
-    if constexpr (caches_exp)
-      if (exp_cache.used()) return output_chunks<true>(counts);
-    output_chunks<false>(counts);
-  }
-  template <bool cached>
-  HD void output_chunks(Mask counts) {
     int64_t chunk = 0;
-    chunks([&](int64_t first, int64_t n, Mask, auto tail) __attribute__((always_inline)) {
+    chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, cached);
+      views(v, first, n, caches_exp);
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
         const Place& there = out_place[s];
-        const bool direct = row_per_lane || (there.p && !tail && !capped);  // the slope takes logits of this place
+        const bool direct = row_per_lane || (there.p && !counted && !capped);  // the slope takes logits of this place
         to[s] = direct ? there.p + first * (row_per_lane ? there.step : 1) : out_buffer[s];
         step[s] = direct ? there.step : L;
       }
       Place cache{};
-      V factor;
-      if constexpr (cached)
-        cache = cached_exp(first, tail), factor = V(kernel.exp_of(exp_cache.maxima[chunk++] - kernel.max));
+      V factor(1);
+      if constexpr (caches_exp) {
+        cache = cached_exp(first, counted);
+        if (exp_cache.used())
+          factor = V(kernel.exp_of(exp_cache.maxima[chunk++] - kernel.max));
+        else
+          compute_exp(view(0, first, n), n, cache);
+      }
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
-        for (int s = cached; s < in; ++s) x[s] = v[s][i];
-        if constexpr (cached)
+        for (int s = caches_exp; s < in; ++s) x[s] = v[s][i];
+        if constexpr (caches_exp)
           kernel.output_from_exp(y, V::load(cache.p + i * cache.step) * factor, x);
         else
           kernel.output(y, x);
@@ -383,9 +383,12 @@ struct RowLoop {
           const View raw = raw_view(s, first, n);
           softcap<T, true, bytes>(raw.p, raw.step, to[s], step[s], n, a.softcap);
         }
-        if (to[s] == out_buffer[s]) give_back(s, first, n * L, tail ? L - a.classes % L : 0);
+        if (to[s] == out_buffer[s]) give_back(s, first, n * L, counted);
       }
     });
+  }
+  HD void compute_exp(View x, int64_t n, Place to) {
+    for (int64_t i = 0; i < n; ++i) V(kernel.exp_of(x[i] - kernel.max)).store(to.p + i * to.step);
   }
 
   // Moves n results to where they belong, but for some that are there already.
@@ -454,8 +457,7 @@ struct RowBody {
   template <int bytes>
   HD static void run(const RowArgs* a, bool row_per_lane, int64_t width, int64_t begin, int64_t end, bool* in_range) {
     RowLoop<K, T, bytes> loop(*a, row_per_lane, width);
-    for (int64_t u = begin; u < end; ++u)
-      row_per_lane ? loop.group(u * width, std::min(width, a->rows - u * width)) : loop.one(u);
+    for (int64_t u = begin; u < end; ++u) loop.group(u * width, std::min(width, a->rows - u * width));
     if (!loop.in_range) __atomic_store_n(in_range, false, __ATOMIC_RELAXED);
   }
 };

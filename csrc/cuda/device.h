@@ -21,6 +21,8 @@ struct Cuda {
     }
   };
 
+  static constexpr bool shows_scale = false;
+
   // `rare`: second derivatives.
   template <template <class> class K, bool rare>
   static void rows(const RowArgs& args);

@@ -6,16 +6,69 @@ namespace torchloss {
 // Cross entropy of a row of logits x against the class y, with class weights w, label smoothing eps, a z-loss of weight
 // z and a scale a of the logits:
 //
-//   L    = (1 - eps) w_y l_y + eps/C sum_j w_j l_j + z lse^2,    l_j = -log p_j = a (m - x_j) + log s,    p = softmax(a
-//   x) L'_j = a [A p_j - a_j]        a_j = (1 - eps) w_y [j = y] + eps/C w_j,    A = sum_j a_j + zeta,    zeta = 2 z
-//   lse (L'' h)_j = a^2 p_j [A (h_j - <p, h>) + 2 z <p, h>]
+//   L         = (1 - eps) w_y l_y + eps/C sum_j w_j l_j + z lse^2
+//   L'_j      = a [A p_j - a_j],   a_j = (1 - eps) w_y [j = y] + eps/C w_j,   A = sum_j a_j + zeta
+//   (L'' h)_j = a^2 p_j [A (h_j - <p, h>) + 2 z <p, h>]
 //
+// with p = softmax(a x), l_j = -log p_j = a (m - x_j) + log s and zeta = 2 z lse.
 // Exact at any margin: log s = log1p(rest), and p_y - 1 = -rest / s where y leads (row.h).
+struct UnscaledCrossEntropyParams {
+  double smoothing, uniform, z;  // eps, eps / C, z
+};
+struct CrossEntropyParams : UnscaledCrossEntropyParams {
+  double scale;  // a
+};
+
+// Where it is rare, the scale costs nothing, and there is one kernel for all.
 template <bool smooth>
-struct CrossEntropyOfIndex {
-  struct Params {
-    double smoothing, uniform, z, scale;  // eps, eps / C, z, a
+struct CrossEntropySecondOrder {
+  using Params = CrossEntropyParams;
+
+  template <class V>
+  struct DoubleBackward : RowKernel<V, Params> {  // in: x, h, (w)
+    static constexpr int in = smooth ? 3 : 2, out = 1, terms = smooth ? 2 : 1, saved_in = 3, values = 1;
+    static constexpr bool targets = true, h_at_target = true;
+    V max, s, a_y, A, zeta, ph_y, ph, wh;  // <p, h> - h_y, <p, h>, <w, h>
+
+    HD void start() {
+      const V rest = this->row.saved[1];
+      max = this->row.saved[0], s = V(1) + rest;
+      zeta = z_slope(this->params.z, this->scaled(max), rest);
+      a_y = this->row.weight, A = a_y;
+      if constexpr (smooth) {
+        a_y = V(1 - this->params.smoothing) * a_y;
+        A = a_y + V(this->params.uniform) * this->row.saved[2];
+      }
+      A = A + zeta;
+    }
+    HD void add_terms(V* sum, const V* in) const {
+      sum[0] = sum[0] + V(this->exp_of(in[0] - max)) * (in[1] - this->row.h_y);
+      if constexpr (smooth) sum[1] = sum[1] + in[2] * in[1];
+    }
+    HD void with_terms(const V* sum) {
+      ph_y = sum[0] / s, ph = this->row.h_y + ph_y;
+      if constexpr (smooth) wh = sum[1];
+    }
+    HD void value(V* out) const {  // <L', h> / c
+      V along = a_y * ph_y + times(zeta, ph);
+      if constexpr (smooth) along = along + V(this->params.uniform) * (this->row.saved[2] * ph - wh);
+      *out = this->scale() * along;
+    }
+    HD void output(V* out, const V* in) const {
+      const V p = V(this->exp_of(in[0] - max)) / s, c = this->row.grad[0] * this->scale() * this->scale();
+      *out = c * p * (A * (in[1] - ph) + times(V(2 * this->params.z), ph));
+    }
   };
+};
+
+// Without label smoothing it needs neither the other logits' sum nor their weights.
+template <bool smooth, class P>
+struct CrossEntropyOfIndex : CrossEntropySecondOrder<smooth> {
+  using Params = P;
+  template <class Options>
+  static bool takes(const Options& o) {
+    return (smooth || o.label_smoothing == 0) && (HasScale<P> || o.logit_scale == 1);
+  }
 
   template <class V>
   struct Forward : RowKernel<V, Params> {  // in: x, (w)
@@ -78,47 +131,10 @@ struct CrossEntropyOfIndex {
     }
   };
 
-  template <class V>
-  struct DoubleBackward : RowKernel<V, Params> {  // in: x, h, (w)
-    static constexpr int in = smooth ? 3 : 2, out = 1, terms = smooth ? 2 : 1, saved_in = 3, values = 1;
-    static constexpr bool targets = true, h_at_target = true;
-    V max, s, a_y, A, zeta, ph_y, ph, wh;  // <p, h> - h_y, <p, h>, <w, h>
-
-    HD void start() {
-      const V rest = this->row.saved[1];
-      max = this->row.saved[0], s = V(1) + rest;
-      zeta = z_slope(this->params.z, this->scaled(max), rest);
-      a_y = this->row.weight, A = a_y;
-      if constexpr (smooth) {
-        a_y = V(1 - this->params.smoothing) * a_y;
-        A = a_y + V(this->params.uniform) * this->row.saved[2];
-      }
-      A = A + zeta;
-    }
-    HD void add_terms(V* sum, const V* in) const {
-      sum[0] = sum[0] + V(this->exp_of(in[0] - max)) * (in[1] - this->row.h_y);
-      if constexpr (smooth) sum[1] = sum[1] + in[2] * in[1];
-    }
-    HD void with_terms(const V* sum) {
-      ph_y = sum[0] / s, ph = this->row.h_y + ph_y;
-      if constexpr (smooth) wh = sum[1];
-    }
-    HD void value(V* out) const {  // <L', h> / c
-      V along = a_y * ph_y + times(zeta, ph);
-      if constexpr (smooth) along = along + V(this->params.uniform) * (this->row.saved[2] * ph - wh);
-      *out = this->scale() * along;
-    }
-    HD void output(V* out, const V* in) const {
-      const V p = V(this->exp_of(in[0] - max)) / s, c = this->row.grad[0] * this->scale() * this->scale();
-      *out = c * p * (A * (in[1] - ph) + times(V(2 * this->params.z), ph));
-    }
-  };
-
   using WithGradient = torchloss::WithGradient<Forward, Backward>;
 };
 
-// The op. Without label smoothing it needs neither the other logits' sum nor their weights.
-struct CrossEntropy : CrossEntropyOfIndex<true> {
+struct CrossEntropy : CrossEntropyOfIndex<true, CrossEntropyParams> {
   static constexpr const char* name = "cross_entropy";
   static constexpr Target target = Target::Index;
   static constexpr bool class_weights = true;
@@ -127,10 +143,10 @@ struct CrossEntropy : CrossEntropyOfIndex<true> {
   };
   static constexpr const char* option_names = "label_smoothing z_loss softcap logit_scale";
   static Params prepare(const Options& o, int64_t classes) {
-    return {o.label_smoothing, o.label_smoothing / static_cast<double>(classes), o.z_loss, o.logit_scale};
+    return {{o.label_smoothing, o.label_smoothing / static_cast<double>(classes), o.z_loss}, o.logit_scale};
   }
-  using Plain = CrossEntropyOfIndex<false>;
-  static bool plain(const Options& o) { return o.label_smoothing == 0; }
+  using Special =
+      Kernels<CrossEntropyOfIndex<false, UnscaledCrossEntropyParams>, CrossEntropyOfIndex<false, CrossEntropyParams>>;
 };
 
 // The same against a row of target probabilities q:

@@ -70,21 +70,52 @@ struct SoftmaxMoment : RowKernel<V, P> {  // in: x
 
 // Entropy of the softmax p of a row of logits x times a, in nats, with a z-loss of weight z; l_j = log p_j:
 //
-//   H = log s - D + z lse^2,  D = sum_j p_j d_j,  d_j = a (x_j - m)
-//   H'_j = -a p_j (l_j + H - zeta) = -a p_j (d_j - D - zeta),  zeta = 2 z lse    without log s, which may be much
-//   larger (H'' h)_j = -a^2 p_j [(h_j - <p, h>) (d_j - D + 1 - zeta) - sum_i h_i p_i (d_i - D) - 2 z <p, h>]
-struct SoftmaxEntropy {
-  static constexpr const char* name = "softmax_entropy";
-  static constexpr Target target = Target::None;
-  static constexpr bool class_weights = false;
-  struct Options {
-    double z_loss = 0, softcap = 0, logit_scale = 1;
+//   H         = log s - D + z lse^2,   D = sum_j p_j d_j,   d_j = a (x_j - m)
+//   H'_j      = -a p_j (l_j + H - zeta) = -a p_j (d_j - D - zeta),   zeta = 2 z lse
+//   (H'' h)_j = -a^2 p_j [(h_j - <p, h>) (d_j - D + 1 - zeta) - sum_i h_i p_i (d_i - D) - 2 z <p, h>]
+//
+// The second form of H' has no log s, which may be much larger.
+struct UnscaledSoftmaxEntropyParams {
+  double z;
+};
+struct SoftmaxEntropyParams : UnscaledSoftmaxEntropyParams {
+  double scale;
+};
+
+struct SoftmaxEntropySecondOrder {
+  using Params = SoftmaxEntropyParams;
+
+  template <class V>
+  struct DoubleBackward : RowKernel<V, Params> {  // in: x, h
+    static constexpr int in = 2, out = 1, terms = 2, saved_in = 3, values = 1;
+    V max, s, D, zeta, ph, cov;
+    HD void start() {
+      const V* saved = this->row.saved;
+      max = saved[0], s = V(1) + saved[1], D = saved[2];
+      zeta = z_slope(this->params.z, this->scaled(max), saved[1]);
+    }
+    HD void add_terms(V* sum, const V* in) const {
+      const V d = in[0] - max, p = V(this->exp_of(d)) / s;
+      sum[0] = sum[0] + p * in[1];
+      sum[1] = sum[1] + in[1] * times(p, this->scaled(d) - D);
+    }
+    HD void with_terms(const V* sum) { ph = sum[0], cov = sum[1]; }
+    HD void value(V* out) const { *out = this->scale() * (times(zeta, ph) - cov); }
+    HD void output(V* out, const V* in) const {
+      const V d = in[0] - max, p = V(this->exp_of(d)) / s, c = this->row.grad[0] * this->scale() * this->scale();
+      const V even = cov + times(V(2 * this->params.z), ph);
+      *out = c * (p * even - times(p, (this->scaled(d) - D) + (V(1) - zeta)) * (in[1] - ph));
+    }
   };
-  static constexpr const char* option_names = "z_loss softcap logit_scale";
-  struct Params {
-    double z, scale;
-  };
-  static Params prepare(const Options& o, int64_t) { return {o.z_loss, o.logit_scale}; }
+};
+
+template <class P>
+struct SoftmaxEntropyOf : SoftmaxEntropySecondOrder {
+  using Params = P;
+  template <class Options>
+  static bool takes(const Options& o) {
+    return HasScale<P> || o.logit_scale == 1;
+  }
 
   template <class V>
   struct Forward : SoftmaxMoment<V, Params> {  // in: x
@@ -111,30 +142,19 @@ struct SoftmaxEntropy {
     }
   };
 
-  template <class V>
-  struct DoubleBackward : RowKernel<V, Params> {  // in: x, h
-    static constexpr int in = 2, out = 1, terms = 2, saved_in = 3, values = 1;
-    V max, s, D, zeta, ph, cov;
-    HD void start() {
-      const V* saved = this->row.saved;
-      max = saved[0], s = V(1) + saved[1], D = saved[2];
-      zeta = z_slope(this->params.z, this->scaled(max), saved[1]);
-    }
-    HD void add_terms(V* sum, const V* in) const {
-      const V d = in[0] - max, p = V(this->exp_of(d)) / s;
-      sum[0] = sum[0] + p * in[1];
-      sum[1] = sum[1] + in[1] * times(p, this->scaled(d) - D);
-    }
-    HD void with_terms(const V* sum) { ph = sum[0], cov = sum[1]; }
-    HD void value(V* out) const { *out = this->scale() * (times(zeta, ph) - cov); }
-    HD void output(V* out, const V* in) const {
-      const V d = in[0] - max, p = V(this->exp_of(d)) / s, c = this->row.grad[0] * this->scale() * this->scale();
-      const V even = cov + times(V(2 * this->params.z), ph);
-      *out = c * (p * even - times(p, (this->scaled(d) - D) + (V(1) - zeta)) * (in[1] - ph));
-    }
-  };
-
   using WithGradient = torchloss::WithGradient<Forward, Backward>;
+};
+
+struct SoftmaxEntropy : SoftmaxEntropyOf<SoftmaxEntropyParams> {
+  static constexpr const char* name = "softmax_entropy";
+  static constexpr Target target = Target::None;
+  static constexpr bool class_weights = false;
+  struct Options {
+    double z_loss = 0, softcap = 0, logit_scale = 1;
+  };
+  static constexpr const char* option_names = "z_loss softcap logit_scale";
+  static Params prepare(const Options& o, int64_t) { return {{o.z_loss}, o.logit_scale}; }
+  using Special = Kernels<SoftmaxEntropyOf<UnscaledSoftmaxEntropyParams>>;
 };
 
 }  // namespace torchloss
