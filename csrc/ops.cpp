@@ -71,7 +71,8 @@ void point_loss(Library& m) {
   const std::string inputs =
       std::string("Tensor input, Tensor target, Tensor? weight") + (loss.pos_weight ? ", Tensor? pos_weight" : "");
   define(m, name + "(" + inputs + ", int reduction" + more + ") -> Tensor");
-  define(m, name + "_backward(Tensor grad, " + inputs + more + ", bool target_grad=False) -> (Tensor, Tensor)");
+  define(m, name + "_backward(Tensor grad, " + inputs + more +
+                ", bool target_grad=False, float count=1) -> (Tensor, Tensor)");
   define(m, name + "_double_backward(Tensor? h, Tensor? k, Tensor grad, " + inputs + more +
                 ") -> (Tensor, Tensor, Tensor)");
 }

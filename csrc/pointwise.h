@@ -2,16 +2,16 @@
 // The ops of family 1. A loss becomes
 //
 //   loss                   (inputs, reduction, options) -> loss
-//   loss_backward          (grad, inputs, options, target_grad) -> (grad_input, grad_target)
+//   loss_backward          (grad, inputs, options, target_grad, count) -> (grad_input, grad_target)
 //   loss_double_backward   (h?, k?, grad, inputs, options) -> (grad_grad, grad_input, grad_target)
 //
 // inputs are input, target, weight? and, where the loss has one, pos_weight?; h and k are the cotangents of grad_input
 // and grad_target. Derivatives know no reduction: grad has the input's shape and dtype, or is one number of the compute
-// type, which a mean has divided already. A reduced loss is of the compute type, too.
+// type, which a mean has divided already, or divides by `count`. A reduced loss is of the compute type, too.
 //
 // Everything here is compiled once, over what PointLossInfo tells of a loss and over the loops that a device gives:
 //
-//   Device::pointwise<L, order>(PointArgs)      for every element, with the jet of L(x, t) and c = factor g w
+//   Device::pointwise<L, order>(PointArgs)      for every element, with the jet of L(x, t) and c = factor g w / count
 //     order 0   out[0] = w L                                        (or its sum)
 //     order 1   out[0] = c L_x
 //     order 2   out[0] = c L_x, out[1] = c L_t
@@ -38,7 +38,7 @@ struct PointArgs {
   double options[kMaxPointOptions];
   const void* factor = nullptr;  // a number of the compute type, or nullptr: 1
   void* sum = nullptr;           // where the sum of out[0] goes, as the compute type, if it is summed
-  double count = 1;              // what the sum is divided by
+  double count = 1;              // what the sum is divided by; of a gradient, c
   int device = -1;
 };
 
@@ -204,6 +204,7 @@ struct PointOps {
     Arguments a(stack);
     call.grad = a.tensor(), call.read_inputs(a), call.read_options(a);
     const bool target_grad = a.boolean();
+    call.args.count = a.number();
     call.check_grad(call.check());
     Tensor grad_input = call.map<Device>(0), grad_target;
     grad_target = target_grad ? call.map<Device>(1) : none_of(call.input);

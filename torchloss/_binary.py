@@ -25,7 +25,7 @@ from torchloss._check import (
 )
 from torchloss._pointwise import expanded, finished, pairs_hint, simple
 from torchloss._reduction import Empty, reduction_of
-from torchloss.autograd import BinaryCrossEntropyFunction, BinaryCrossEntropyWithLogitsFunction, run
+from torchloss.autograd import BinaryCrossEntropyFunction, BinaryCrossEntropyWithLogitsFunction, plain_loss
 
 
 def binary_cross_entropy(
@@ -206,7 +206,7 @@ def binary_cross_entropy_with_logits(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     if weight is pos_weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return run(BinaryCrossEntropyWithLogitsFunction, input, target, None, None, CODES[reduction])
+        return plain_loss(BinaryCrossEntropyWithLogitsFunction, input, target, CODES[reduction])
     name = "binary_cross_entropy_with_logits"
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
         reduction_of(name, reduction)

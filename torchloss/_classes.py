@@ -26,9 +26,9 @@ from torchloss._check import (
 from torchloss._reduction import Empty, reduction_of
 from torchloss._rows import logit_options, row_loss
 from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, RowConfig, in_forward
-from torchloss.autograd.chain import TENSORS, is_compiling
+from torchloss.autograd.chain import is_compiling, plain_way
 
-_PLAIN = CrossEntropyFunction.in_forward
+_PLAIN = 1, -100, 1, 0.0, 0.0, 0.0, 1.0  # dim, ignore_index, the mean, and the options
 
 
 def nll_loss(
@@ -180,18 +180,20 @@ def cross_entropy(
     if (
         not is_compiling()
         and weight is row_weight is normalizer is softcap is out_dtype is size_average is reduce is None
-        and type(input) in TENSORS
-        and type(target) is Tensor
-        and reduction == "mean"
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
-        and (ignore_index, label_smoothing, z_loss, logit_scale, empty) == (-100, 0.0, 0.0, 1.0, "nan")
+        and (ignore_index, reduction, label_smoothing, z_loss, logit_scale, empty)
+        == (-100, "mean", 0.0, 0.0, 1.0, "nan")
         and not inplace_backward
-        and in_forward.is_plain(input)
+        and (way := plain_way(input, target))
         and target.dtype is torch.int64
+        and not _targets.checking
     ):
         # The plain case, for small calls: the op knows what is wrong, and what follows can say it.
         try:
-            return _PLAIN.apply(input, target, None, None, None, (1, -100, 1, 0.0, 0.0, 0.0, 1.0))
+            if way == "silent":
+                return CrossEntropyFunction.below(input, target, None, *_PLAIN)[0]
+            if in_forward.always_taken():
+                return CrossEntropyFunction.in_forward.apply(input, target, None, None, None, _PLAIN)
         except RuntimeError:
             pass
     if has_torch_function_variadic(input, target, weight, row_weight, normalizer):

@@ -49,7 +49,7 @@ def pointwise(name: str) -> None:
         return x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
 
     def backward(grad, input, *args: Any) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(input), torch.empty_like(input) if args[-1] else input.new_empty(0)
+        return torch.empty_like(input), torch.empty_like(input) if args[-2] else input.new_empty(0)
 
     def double_backward(h, k, grad, input, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         each = grad.shape == input.shape and grad.dtype == input.dtype

@@ -37,6 +37,7 @@ struct PointLoop {
   HD explicit PointLoop(const PointArgs& a)
       : a(a), in{&a.x, &a.t, &a.w, &a.p, &a.g, &a.h, &a.k}, loss(make_loss<L, V>(a)) {
     if (a.factor) factor = V(read<T>(a.factor, compute_type(a.dtype), 0));
+    if (order == 1 || order == 2) factor = factor / V(a.count);
     for (int s = 0; s < streams; ++s)
       if (reads(s) && constant(*in[s])) fill(s);
   }

@@ -54,7 +54,8 @@ struct PointLoop {
   __device__ explicit PointLoop(const PointArgs& args)
       : args(args),
         loss(make_loss<L, V>(args)),
-        factor(order > 0 && args.factor ? V(*static_cast<const Scalar<V>*>(args.factor)) : V(1)) {}
+        factor((order > 0 && args.factor ? V(*static_cast<const Scalar<V>*>(args.factor)) : V(1)) /
+               V(order == 1 || order == 2 ? static_cast<Scalar<V>>(args.count) : Scalar<V>(1))) {}
 
   // What several threads read of one number for all.
   __device__ S one(const PointStream& p) const {

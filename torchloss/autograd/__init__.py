@@ -18,11 +18,11 @@ In eager mode the Functions run. Under torch.compile and torch.export, Dynamo ca
 from torchloss.autograd.chain import run
 from torchloss.autograd.in_forward import loss_of_rows, with_gradient_in_forward
 from torchloss.autograd.in_place import with_gradient_in_place
-from torchloss.autograd.pointwise import pointwise
+from torchloss.autograd.pointwise import plain_loss, pointwise
 from torchloss.autograd.row_map import LogSoftmaxGradient, SoftmaxGradient, row_map
 from torchloss.autograd.rowwise import RowConfig, rowwise
 
-__all__ = ["RowConfig", "loss_of_rows", "run"]
+__all__ = ["RowConfig", "loss_of_rows", "plain_loss", "run"]
 
 L1LossFunction = pointwise("l1_loss")
 MSELossFunction = pointwise("mse_loss")

@@ -9,9 +9,10 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _library  # noqa: F401  (loads the operators)
+from torchloss._check import WIDE
 
 try:
-    from torch._C._functorch import unwrap_if_dead
+    from torch._C._functorch import is_legacy_batchedtensor, unwrap_if_dead
     from torch._functorch.autograd_function import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 except ImportError:  # private names: without them only torch.compile(torch.func.grad(...)) is lost
@@ -47,12 +48,45 @@ def way() -> str:
 
     A loss of rows has two more ways, for a plain backward pass: with its gradient taken in the forward pass
     (in_forward.py), and with the gradient over its input (in_place.py). `in_eager_mode` tells where those may be taken.
+    A call with nothing out of the ordinary, for which every test costs, is known by `plain_way`.
     """
     if is_compiling():
         return "traced"
     if transforms_active() or _SingleLevelFunction is None:
         return "transformed"
     return "recorded" if torch.is_grad_enabled() or forward_mode() else "silent"
+
+
+def plain_way(x: Any, t: Any) -> str | None:
+    """ "recorded" or "silent" for a call as most small ones are; None for all others: see `way`.
+
+    Both are plain tensors on the CPU, x needs no conversion, and nobody asks for a gradient of t.
+    """
+    if (
+        type(x) not in TENSORS
+        or type(t) is not Tensor
+        or x.dtype not in WIDE
+        or not x.is_cpu
+        or torch._C._is_torch_function_mode_enabled()
+        or transforms_active()
+        or forward_mode()
+        or _SingleLevelFunction is None
+    ):
+        return None
+    if not torch.is_grad_enabled():
+        return "silent"
+    return None if t.requires_grad else "recorded" if x.requires_grad else "silent"
+
+
+def in_plain_backward(grad: Tensor) -> bool:
+    """Whether nobody will ask for the gradient of what a backward pass makes of this one, or batch or trace it."""
+    return (
+        not is_compiling()  # first: Dynamo can trace no more of this
+        and not torch.is_grad_enabled()
+        and type(grad) is Tensor
+        and not transforms_active()
+        and not is_legacy_batchedtensor(grad)
+    )
 
 
 def in_eager_mode() -> bool:
@@ -72,8 +106,10 @@ def alive(args: tuple) -> list:
     return [a if type(a) in PLAIN or not isinstance(a, Tensor) else unwrap_if_dead(a) for a in args]
 
 
-def single_level(name: str, **members: Callable) -> type:
+def single_level(name: str, **members: Callable) -> type | None:
     """A Function for a single level of autograd, made of static methods."""
+    if _SingleLevelFunction is None:
+        return None
     members = {m: staticmethod(f) for m, f in members.items()}
     key = getattr(Function, "_compiled_autograd_key", None)
     return type(name, (_SingleLevelFunction,), members | {"_compiled_autograd_key": key})
@@ -82,9 +118,9 @@ def single_level(name: str, **members: Callable) -> type:
 class Chain(Function):
     """What every Function here shares. `op` is its operator, `next` the Function of its backward.
 
-    A Function takes its tensors and then its op's other arguments. `call` calls the op; `traced`, `transformed`,
-    `recorded` and `silent` are the ways of `run`; `run_next` runs the next Function: static methods, which Dynamo can
-    follow.
+    A Function takes its tensors and then its op's other arguments. `call` calls the op, `below` does so below autograd;
+    `traced`, `transformed`, `recorded` and `silent` are the ways of `run`; `run_next` runs the next Function: static
+    methods, which Dynamo can follow.
     """
 
     op: Any
@@ -93,6 +129,7 @@ class Chain(Function):
     transformed: Callable
     recorded: Callable
     silent: Callable
+    below: Callable
     run_next: Callable
 
     call: Callable
@@ -195,6 +232,7 @@ def bind(function: type[Function]) -> None:
     single = single_level(function.__name__, forward=below, setup_context=function.setup_context, **rules)
     function.recorded = staticmethod(lambda *args: single.apply(*alive(args)))
     function.silent = staticmethod(lambda *args: below(*alive(args)))
+    function.below = staticmethod(below)
 
     def kernel(*args: Any) -> Any:
         with enable_single_level_autograd_function():

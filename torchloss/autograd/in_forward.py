@@ -16,22 +16,19 @@ from torch.autograd.function import FunctionCtx
 try:
     from torch._C._autograd import _get_current_graph_task_keep_graph as keep_graph
     from torch._C._autograd import _top_saved_tensors_default_hooks as hooks
-    from torch._C._functorch import is_legacy_batchedtensor
 except ImportError:  # private names: without them no gradient is taken in the forward pass
     keep_graph = None
 
-from torchloss import _targets
-from torchloss._check import FLOATING, MEAN, NONE, WIDE
+from torchloss._check import FLOATING, MEAN, NONE
 from torchloss.autograd.chain import (
     TENSORS,
     alive,
     below_autograd,
     in_eager_mode,
-    is_compiling,
+    in_plain_backward,
     ops,
     run,
     single_level,
-    transforms_active,
 )
 from torchloss.autograd.rowwise import RowConfig, RowLoss, composed
 
@@ -64,19 +61,9 @@ def saved_as_they_are() -> bool:
     return hooks(True) is None
 
 
-def is_plain(x: Tensor) -> bool:
-    """Whether eager PyTorch asks for the gradient of logits on the CPU that need no conversion, of any number."""
-    return (
-        not torch._C._is_torch_function_mode_enabled()
-        and x.requires_grad
-        and x.dtype in WIDE
-        and x.is_cpu
-        and largest == ALWAYS
-        and keep_graph is not None
-        and saved_as_they_are()
-        and not _targets.checking
-        and in_eager_mode()
-    )
+def always_taken() -> bool:
+    """Whether the gradient of any number of logits is taken in the forward pass."""
+    return largest == ALWAYS and keep_graph is not None and saved_as_they_are()
 
 
 def may_be_given(grad: Tensor) -> bool:
@@ -84,14 +71,7 @@ def may_be_given(grad: Tensor) -> bool:
 
     Who keeps the graph does: and in the meantime may have changed the tensor that was handed out.
     """
-    return (
-        not is_compiling()  # first: Dynamo can trace no more of this
-        and not torch.is_grad_enabled()
-        and type(grad) is Tensor
-        and not transforms_active()
-        and not is_legacy_batchedtensor(grad)
-        and not keep_graph()
-    )
+    return in_plain_backward(grad) and not keep_graph()
 
 
 def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
@@ -108,24 +88,26 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
     def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
         with below_autograd():
             loss, saved, total, ctx.gradient = forward_op(*there(x, t, w), row_weight, normalizer, *config)
-        mean, ctx.config = split(config)
-        ctx.made = saved, total if mean else None
+        ctx.made, ctx.config = (saved, total), config
         ctx.save_for_backward(x, t, w, row_weight)
         return loss
 
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
         x, t, w, row_weight = ctx.saved_tensors  # or raises: a second backward, or logits that have changed
-        (saved, total), gradient, given = ctx.made, ctx.gradient, may_be_given(grad)
+        gradient, given = ctx.gradient, may_be_given(grad)
         if given:
             ctx.gradient = None  # so that who gets it is its only owner
-            if grad.device.type == "cpu" and grad.item() == 1:
+            if grad.is_cpu and grad.item() == 1:
                 return gradient, None, None, None, None, None
+        (saved, total), (mean, config) = ctx.made, split(ctx.config)
+        total = total if mean else None
+        if given:
             with below_autograd():
-                into(gradient, grad, *there(x, t, w), saved, row_weight, total, *ctx.config, True)
+                into(gradient, grad, *there(x, t, w), saved, row_weight, total, *config, True)
         else:
             grad = grad if total is None else grad / total
             grad = grad if row_weight is None else grad * row_weight
-            gradient, _ = function.run_next(grad, x, t, w, saved, *ctx.config, False)
+            gradient, _ = function.run_next(grad, x, t, w, saved, *config, False)
         return gradient, None, None, None, None, None
 
     return single_level(function.__name__, forward=forward, backward=backward)

@@ -3,11 +3,12 @@
 The Functions take what their ops take. In a loss `tensors` are x, t, w and, where the op has a pos_weight, p:
 
     loss             (*tensors, reduction, *options) -> loss
-    gradient         (grad, *tensors, *options, target_grad) -> (grad of x, grad of t)
+    gradient         (grad, *tensors, *options, target_grad, count) -> (grad of x, grad of t)
     double gradient  (h, k, grad, *tensors, *options) -> (grad of grad, grad of x, grad of t)
 
 A reduced loss is of the compute type, and so is its grad. Only the loss knows a reduction: a mean's grad is divided by
-the number of elements before the gradient. All three are linear in the weight.
+the number of elements before the gradient, or, to spare a small call an op, as its `count`. All three are linear in the
+weight.
 """
 
 import math
@@ -26,16 +27,22 @@ from torchloss.autograd.chain import (
     SecondOrder,
     add,
     batch_first,
+    below_autograd,
     chain,
+    in_plain_backward,
+    is_compiling,
     ops,
     per_element,
+    plain_way,
     run,
+    single_level,
     sum_each,
 )
 
 
 class PointwiseLoss(Chain):
     tensors: int
+    plain: type[Function]
 
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -53,7 +60,7 @@ class PointwiseLoss(Chain):
         gx = gt = gw = None
         x_wanted, t_wanted, w_wanted, *_ = ctx.needs_input_grad
         if x_wanted or t_wanted:
-            gx, gt = cls.run_next(grad, x, t, w, *p, *ctx.options, t_wanted)
+            gx, gt = cls.run_next(grad, x, t, w, *p, *ctx.options, t_wanted, 1.0)
         if w_wanted:  # the loss with grad for a weight
             g, x, t, *p = spread(grad, x, t, *p)
             gw = run(cls, x, t, g, *p, NONE, *ctx.options).to(w.dtype)
@@ -89,7 +96,7 @@ class PointwiseGradient(Chain):
 
     @classmethod
     def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        *ctx.options, ctx.target_grad = inputs[cls.tensors + 1 :]
+        *ctx.options, ctx.target_grad, ctx.count = inputs[cls.tensors + 1 :]
         cls.save(ctx, *inputs[: cls.tensors + 1])
         if not ctx.target_grad:
             ctx.mark_non_differentiable(output[1])
@@ -97,11 +104,13 @@ class PointwiseGradient(Chain):
     @classmethod
     def backward(cls, ctx: FunctionCtx, h: Tensor | None, k: Tensor | None) -> tuple:
         g, x, t, w, *p = ctx.saved_tensors
-        nothing = (None,) * (len(p) + len(ctx.options) + 1)
+        nothing = (None,) * (len(p) + len(ctx.options) + 2)
         k = k if ctx.target_grad else None
         if h is None and k is None:
             return None, None, None, None, *nothing
+        g = over(g, ctx.count)
         gg, gx, gt = cls.run_next(h, k, g, x, t, w, *p, *ctx.options)
+        gg = over(gg, ctx.count)
         gw = None
         if ctx.needs_input_grad[3]:  # as grad's, with grad for a weight
             g, x, t, h, k, *p = spread(g, x, t, h, k, *p)
@@ -117,11 +126,12 @@ class PointwiseGradient(Chain):
         g, x, t, w, *p = widened(*ctx.saved_tensors)
         refuse_pos_weight(cls, p, more)
         dg, xt, tt, wt = widened(dg, xt, tt, wt)
+        g, numbers = over(g, ctx.count), (*ctx.options, ctx.target_grad, 1.0)
         terms = []
         if dg is not None:
-            terms.append(run(cls, dg, x, t, w, *p, *ctx.options, ctx.target_grad))
+            terms.append(run(cls, over(dg, ctx.count), x, t, w, *p, *numbers))
         if wt is not None:
-            terms.append(run(cls, g, x, t, wt, *p, *ctx.options, ctx.target_grad))
+            terms.append(run(cls, g, x, t, wt, *p, *numbers))
         if xt is not None or tt is not None:
             terms.append(run(cls.next, xt, tt, g, x, t, w, *p, *ctx.options)[1:])
         gx = add(*(a for a, _ in terms)).to(dtype)
@@ -138,7 +148,7 @@ class PointwiseGradient(Chain):
             else:
                 g, x, *rest = widened(per_element(g, x.shape), x, *rest)
         gx, gt = call(g, x, *rest, *args[n:])
-        return (gx.to(dtype), gt.to(dtype)), (0, 0 if args[-1] else None)
+        return (gx.to(dtype), gt.to(dtype)), (0, 0 if args[-2] else None)
 
 
 class PointwiseDoubleGradient(SecondOrder):
@@ -164,6 +174,10 @@ def refuse_pos_weight(cls: type[Chain], pos_weight: list, tangents: tuple) -> No
 def count(n: int, reduction: int) -> int:
     """What a mean of n terms divides by."""
     return n if reduction == MEAN else max(n, 1)
+
+
+def over(grad: Tensor, count: float) -> Tensor:
+    return grad if count == 1 else grad / count
 
 
 def reduced(total: Tensor, n: int, reduction: int, dtype: torch.dtype) -> Tensor:
@@ -199,4 +213,38 @@ def pointwise(name: str) -> type[Function]:
     _fake.pointwise(name)
     arguments = getattr(ops, name).default._schema.arguments
     tensors = [a.name for a in arguments].index("reduction")
-    return chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient, tensors=tensors)
+    function = chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient, tensors=tensors)
+    function.plain = plain_function(function)
+    return function
+
+
+def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
+    """The Function (x, t, config) -> loss of a small call, without weights: in few steps, for each takes time."""
+    op, gradient_op, weights = function.op, function.next.op, (None,) * (function.tensors - 2)
+
+    def forward(ctx: FunctionCtx, x: Tensor, t: Tensor, config: tuple) -> Tensor:
+        with below_autograd():
+            loss = op(x, t, *weights, *config)
+        ctx.save_for_backward(x, t)
+        ctx.config = config
+        return loss
+
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
+        x, t = ctx.saved_tensors
+        reduction, *options = ctx.config
+        n = count(x.numel(), reduction) if reduction in MEANS else 1
+        if in_plain_backward(grad):
+            with below_autograd():
+                gradient, _ = gradient_op(grad, x, t, *weights, *options, False, n)
+        else:
+            gradient, _ = function.run_next(grad / n, x, t, *weights, *options, False, 1.0)
+        return gradient, None, None
+
+    return single_level(function.__name__, forward=forward, backward=backward)
+
+
+def plain_loss(function: type[PointwiseLoss], x: Tensor, t: Tensor, reduction: int, *options: float) -> Tensor:
+    """The loss of two tensors of one size and dtype, without weights."""
+    if reduction != NONE and not is_compiling() and plain_way(x, t) == "recorded":
+        return function.plain.apply(x, t, (reduction, *options))
+    return run(function, x, t, *(None,) * (function.tensors - 2), reduction, *options)

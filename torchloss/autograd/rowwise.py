@@ -12,6 +12,7 @@ several values). Only the loss knows a reduction: what a mean divides by is take
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ class Sizes:
 
     def there(self, x: Tensor, t: Tensor | None, w: Tensor | None) -> list:
         """Those of a Function's tensors that its op takes."""
-        return [a for a, has in zip((x, t, w), self.has, strict=True) if has]
+        return list(compress((x, t, w), self.has))
 
     def reduces(self, config: Sequence) -> bool:
         return self.reduction_at is not None and config[self.reduction_at] != NONE
