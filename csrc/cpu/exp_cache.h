@@ -1,7 +1,7 @@
 #pragma once
 // The exponentials of a row between its loss and its gradient, chunk by chunk; each chunk's are seen from the maximum
 // so far. They stay where the gradient will be, or in a row of their own where its numbers are of another type or
-// stride.
+// stride. So do the slopes of a softcap.
 #include <memory>
 
 #include "../rowwise.h"
@@ -17,15 +17,15 @@ template <class V, bool wanted>
 struct ExpCache {
   static constexpr int L = V::size;
   using T = Scalar<V>;
-  std::unique_ptr<T[]> row;
+  std::unique_ptr<T[]> row, slopes;
   std::unique_ptr<V[]> maxima;  // the chunks'
-  alignas(64) T tail[L];
+  alignas(64) T tail[L], slopes_of_tail[L];
 
   HD ExpCache(const RowArgs& a, bool row_per_lane, bool in_place) {
-    // A softcap's slope needs the logits, which the exponentials may overwrite.
-    if (a.classes > kMaxCachedClasses || (a.softcap != 0 && a.out[0].data == a.in[0].data)) return;
+    if (a.classes > kMaxCachedClasses) return;
     maxima.reset(new V[a.classes / (row_per_lane ? kChunk : kChunk * L) + 2]);
     if (!row_per_lane && !in_place) row.reset(new T[a.classes]);
+    if (a.softcap != 0) slopes.reset(new T[a.classes * (row_per_lane ? L : 1)]);
   }
   HD bool used() const { return maxima != nullptr; }
 };

@@ -114,7 +114,12 @@ struct Lanes {
 #endif
     return select(x > running, x, running);
   }
-  friend HD Lanes abs(Lanes x) { return (V)((I)x.v & (I) ~(I)(-0.0 - V{})); }
+  static HD I sign_bit() { return (I)(-0.0 - V{}); }
+  friend HD Lanes abs(Lanes x) { return (V)((I)x.v & ~sign_bit()); }
+  friend HD Lanes minus_abs(Lanes x) { return (V)((I)x.v | sign_bit()); }
+  friend HD Lanes with_sign(Lanes x, Lanes of) {
+    return (V)((I)x.v | ((I)of.v & sign_bit()));
+  }  // of an x that has none
 
   // Of all lanes, halving them: in the same order for every row.
   HD T max() const {
@@ -271,6 +276,27 @@ HD Lanes<T, bytes> exp_nonpositive(Lanes<T, bytes> x) {
   return L((typename L::V)scaled) * L(T(0x1p-64)) + (x - x);  // a NaN, whatever its bits, stays one
 }
 
+// The softcap of a logit and its slope, as math.h has them, of one exponential and one division; over = 2 / cap.
+template <class T, int bytes>
+struct Softcapped {
+  using L = Lanes<T, bytes>;
+  L value, slope;
+
+  HD Softcapped(L x, L cap, L over) {
+    using F = Format<T>;
+    constexpr T up = F::round + 64;
+    const L d = larger(L(F::exp_low), minus_abs(x * over));
+    const L shifted = d * L(F::log2_e) + L(up), k = shifted - L(up);
+    const L r = (d - k * L(F::ln2_high)) - k * L(F::ln2_low);
+    const L p = r * r * horner<F::exp>(r) + r;  // e^r - 1
+    const auto bits = ((typename L::I)shifted.v << F::mantissa) + (typename L::I)L(1).v;
+    const L power = L((typename L::V)bits) * L(T(0x1p-64));  // 2^n, as in exp_nonpositive
+    const L e = power * p + power, minus_E = (L(1) - power) - power * p, over_s = L(1) / (L(1) + e);
+    value = with_sign(cap * minus_E * over_s, x);
+    slope = L(4) * e * (over_s * over_s);
+  }
+};
+
 // e^x - 1, to 2 ulp, as 2^n (e^r - 1) + (2^n - 1), with 2^n = 2 2^(n-1) so that n may be as large as e^x allows.
 template <class T, int bytes>
 HD Lanes<T, bytes> expm1(Lanes<T, bytes> x) {
@@ -306,7 +332,7 @@ HD Lanes<T, bytes> log(Lanes<T, bytes> x) {
   return select(x < infinity<L>(), y, x);
 }
 
-// log(1 + x), to 0.9 ulp: the logarithm of the rounded u = 1 + x, corrected by what the rounding compensation.
+// log(1 + x), to 0.9 ulp: the logarithm of the rounded u = 1 + x, corrected by what the rounding loses.
 template <class T, int bytes>
 HD Lanes<T, bytes> log1p(Lanes<T, bytes> x) {
   using L = Lanes<T, bytes>;

@@ -63,10 +63,11 @@ struct RowLoop {
   int64_t target[L];     // -1 for a row that does not count
   V grad = V(1);         // that of all rows, if they have the same
   V row_weight = V(1);
-  V raw_x_y;  // the target's logit before its softcap
+  V slope_x_y;  // of the softcap, for the target's logit
   StagingBuffer<T> staging;
   Place in_place[in], out_place[out + 1];  // of this tile; without a pointer it passes through a buffer
-  alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], constant[in][L];
+  alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], slope_buffer[out + 1][kChunk * L];
+  alignas(64) T constant[in][L];
   ExpCache<V, caches_exp> exp_cache;
 
   HD RowLoop(const RowArgs& a, bool row_per_lane, int64_t width)
@@ -175,16 +176,11 @@ struct RowLoop {
     }
     const V raw = row_per_lane ? V::load(x) : V(x[0]);
     if (!capped || s > 0) return raw;
-    raw_x_y = raw;
-    return with_softcap<false>(raw, raw);
-  }
-  // As the chunks are transformed, to the last bit.
-  template <bool slope>
-  HD V with_softcap(V x, V y) const {
-    alignas(64) T from[L], to[L];
-    x.store(from), y.store(to);
-    softcap<T, slope, bytes>(from, L, to, L, 1, a.softcap);
-    return V::load(to);
+    alignas(64) T slope[L];
+    raw.store(x);
+    softcap<T, bytes>(x, L, x, slope, 1, a.softcap);  // as the chunks, to the last bit
+    slope_x_y = V::load(slope);
+    return V::load(x);
   }
   HD int64_t at(const RowStream& s, int l, int64_t c) const { return s.rows.offset(row + l) + c * s.class_stride; }
 
@@ -207,18 +203,23 @@ struct RowLoop {
     run<false>(a.in[s], first, vectors * L, in_buffer[s]);
     return {in_buffer[s], L};
   }
-  HD View view(int s, int64_t first, int64_t vectors) {
+  HD View view(int s, int64_t first, int64_t vectors, T* slopes) {
     const View raw = raw_view(s, first, vectors);
     if (!capped || s >= Kernel::logits) return raw;
-    softcap<T, false, bytes>(raw.p, raw.step, in_buffer[s], L, vectors, a.softcap);
+    softcap<T, bytes>(raw.p, raw.step, in_buffer[s], s < out ? slopes : nullptr, vectors, a.softcap);
     return {in_buffer[s], L};
+  }
+  // Where the slopes of a chunk's softcap are.
+  HD T* slopes(int s, int64_t first, int64_t counted) {
+    if constexpr (caches_exp) {
+      if (exp_cache.used() && counted) return exp_cache.slopes_of_tail;
+      if (exp_cache.used()) return exp_cache.slopes.get() + first * (row_per_lane ? L : 1);
+    }
+    return slope_buffer[s];
   }
   template <bool store>
   HD void run(const RowStream& s, int64_t first, int64_t n, T* buffer) {
     move_run<T, store>(s.data, a.dtype, at(s, 0, first), s.class_stride, n, buffer);
-  }
-  HD void views(View* v, int64_t first, int64_t vectors, int from = 0) {
-    for (int s = from; s < in; ++s) v[s] = view(s, first, vectors);
   }
 
   HD void fold() {
@@ -227,7 +228,7 @@ struct RowLoop {
     int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n);
+      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, caches_exp ? slopes(s, first, counted) : nullptr);
       fold_chunk<caches_exp>(state, compensation, v, v[0], first, n, counted);
       if constexpr (caches_exp)
         if (exp_cache.used()) exp_cache.maxima[chunk++] = state.softmax.max;
@@ -249,7 +250,9 @@ struct RowLoop {
   HD void fold_chunk(RowState<V, n_sums>& state, RowState<V, n_sums>& compensation, const View* v, View logits,
                      int64_t first, int64_t n, int64_t counted) {
     V largest = SoftmaxState<V>::lowest(), of_few[kChunk / kVectorsPerSum];
-    for (int64_t i = 0; i < n;) {
+    if (counted)  // the other lanes may hold exponentials by now, where the output goes over the input
+      largest = of_few[0] = select(~Mask::first(counted), logits[0], largest);
+    for (int64_t i = counted ? n : 0; i < n;) {
       V here = SoftmaxState<V>::lowest();
       V& slot = of_few[i / kVectorsPerSum];
       for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i) here = larger(logits[i], here);
@@ -311,7 +314,7 @@ struct RowLoop {
     V total[Kernel::terms] = {}, compensation[Kernel::terms] = {};
     chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n);
+      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, nullptr);
       for (int64_t i = 0; i < n;) {
         V few[Kernel::terms] = {};
         for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i) {
@@ -351,12 +354,12 @@ struct RowLoop {
     int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      views(v, first, n, caches_exp);
+      for (int s = caches_exp; s < in; ++s) v[s] = view(s, first, n, slopes(s, first, counted));
       T* to[out];
       int64_t step[out];
       for (int s = 0; s < out; ++s) {
         const Place& there = out_place[s];
-        const bool direct = row_per_lane || (there.p && !counted && !capped);  // the slope takes logits of this place
+        const bool direct = row_per_lane || (there.p && !counted);
         to[s] = direct ? there.p + first * (row_per_lane ? there.step : 1) : out_buffer[s];
         step[s] = direct ? there.step : L;
       }
@@ -367,7 +370,7 @@ struct RowLoop {
         if (exp_cache.used())
           factor = V(kernel.exp_of(exp_cache.maxima[chunk++] - kernel.max));
         else
-          compute_exp(view(0, first, n), n, cache);
+          compute_exp(view(0, first, n, slopes(0, first, counted)), n, cache);
       }
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
@@ -379,13 +382,13 @@ struct RowLoop {
         for (int s = 0; s < out; ++s) (Kernel::targets ? only(counts, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s) {
-        if (capped && s < Kernel::logits) {
-          const View raw = raw_view(s, first, n);
-          softcap<T, true, bytes>(raw.p, raw.step, to[s], step[s], n, a.softcap);
-        }
+        if (capped && s < Kernel::logits) multiply({to[s], step[s]}, {slopes(s, first, counted), L}, n);
         if (to[s] == out_buffer[s]) give_back(s, first, n * L, counted);
       }
     });
+  }
+  HD void multiply(Place y, View by, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) (V::load(y.p + i * y.step) * by[i]).store(y.p + i * y.step);
   }
   HD void compute_exp(View x, int64_t n, Place to) {
     for (int64_t i = 0; i < n; ++i) V(kernel.exp_of(x[i] - kernel.max)).store(to.p + i * to.step);
@@ -403,7 +406,7 @@ struct RowLoop {
   HD void output_at_target() {
     alignas(64) T y[L];
     V gradient = kernel.at_target();
-    if (capped) gradient = with_softcap<true>(raw_x_y, gradient);
+    if (capped) gradient = gradient * slope_x_y;
     gradient.store(y);
     for (int l = 0; l < rows; ++l) {
       if (target[l] < 0) continue;

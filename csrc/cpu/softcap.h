@@ -5,8 +5,9 @@
 
 namespace torchloss {
 
-// n vectors of so many bytes, `step` numbers apart: y = softcapped(x), or y times the slope at x.
-template <class T, bool slope, int bytes>
-void softcap(const T* x, int64_t x_step, T* y, int64_t y_step, int64_t n, double cap);
+// n vectors of so many bytes, those of x `step` numbers apart, the others side by side: y = x', and where `slope` is a
+// place, the slopes.
+template <class T, int bytes>
+void softcap(const T* x, int64_t step, T* y, T* slope, int64_t n, double cap);
 
 }  // namespace torchloss

@@ -228,8 +228,8 @@ int test_loss(const char* name, Kind kind) {
 int main() {
   using namespace torchloss;
   std::printf("vectors of %d bytes\n", vector_bytes());
-  const int failures = test_loss<CrossEntropyOfIndex<false>::Forward>("cross_entropy", Index) +
-                       test_loss<CrossEntropyOfIndex<true>::Forward>("cross_entropy, smoothed", Smooth) +
+  const int failures = test_loss<CrossEntropyOfIndex<false, CrossEntropyParams>::Forward>("cross_entropy", Index) +
+                       test_loss<CrossEntropy::Forward>("cross_entropy, smoothed", Smooth) +
                        test_loss<CrossEntropyProbs::Forward>("cross_entropy_probs", Probs) +
                        test_loss<SoftmaxEntropy::Forward>("softmax_entropy", Entropies);
   return failures ? 1 : 0;
