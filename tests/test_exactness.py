@@ -166,7 +166,8 @@ def check(name, x, t, y, worst, where):
                 near = tolerances(dtype, classes, max(right.margin, entry.distance if entry.terms else 0))
                 worst.see(mine, entry.grad, entry.terms, *near, (where, input, group))
         terms = sum(n * e.terms for n, e in zip(right.counts, entries, strict=True))
-        worst.see(math.fsum(grad.tolist()), 0, terms, limits[0], limits[1] * classes, (where, input, "sum"))
+        slope = right.slope if input == "x" else 0
+        worst.see(math.fsum(grad.tolist()), slope, terms, limits[0], limits[1] * classes, (where, input, "sum"))
 
 
 def sweep(name, dtype, kind, device, many):

@@ -206,7 +206,7 @@ def binary_cross_entropy_with_logits(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     if weight is pos_weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return plain_loss(BinaryCrossEntropyWithLogitsFunction, input, target, CODES[reduction])
+        return plain_loss(BinaryCrossEntropyWithLogitsFunction, input, target, None, None, CODES[reduction])
     name = "binary_cross_entropy_with_logits"
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
         reduction_of(name, reduction)

@@ -76,7 +76,7 @@ def l1_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     if weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return plain_loss(L1LossFunction, input, target, CODES[reduction])
+        return plain_loss(L1LossFunction, input, target, None, CODES[reduction])
     return distance(L1LossFunction, "l1", input, target, weight, reduction, normalizer, empty, out_dtype)
 
 
@@ -141,7 +141,7 @@ def mse_loss(
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     if weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return plain_loss(MSELossFunction, input, target, CODES[reduction])
+        return plain_loss(MSELossFunction, input, target, None, CODES[reduction])
     return distance(MSELossFunction, "mse_{}", input, target, weight, reduction, normalizer, empty, out_dtype)
 
 
@@ -213,7 +213,7 @@ def huber_loss(
             "the parabola becomes a line, in the unit of the input, such as 1.0."
         )
     if weight is normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return plain_loss(HuberLossFunction, input, target, CODES[reduction], delta)
+        return plain_loss(HuberLossFunction, input, target, None, CODES[reduction], delta)
     return distance(
         HuberLossFunction, "huber_{}", input, target, weight, reduction, normalizer, empty, out_dtype, delta
     )
@@ -293,7 +293,7 @@ def smooth_l1_loss(
         )
     beta = min(beta, _WIDEST_BETA)
     if normalizer is out_dtype is None and empty == "nan" and simple(reduction, input, target):
-        return plain_loss(SmoothL1LossFunction, input, target, CODES[reduction], beta)
+        return plain_loss(SmoothL1LossFunction, input, target, None, CODES[reduction], beta)
     return distance(
         SmoothL1LossFunction, "smooth_l1_{}", input, target, None, reduction, normalizer, empty, out_dtype, beta
     )

@@ -243,8 +243,10 @@ def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
     return single_level(function.__name__, forward=forward, backward=backward)
 
 
-def plain_loss(function: type[PointwiseLoss], x: Tensor, t: Tensor, reduction: int, *options: float) -> Tensor:
-    """The loss of two tensors of one size and dtype, without weights."""
-    if reduction != NONE and not is_compiling() and plain_way(x, t) == "recorded":
-        return function.plain.apply(x, t, (reduction, *options))
-    return run(function, x, t, *(None,) * (function.tensors - 2), reduction, *options)
+def plain_loss(function: type[PointwiseLoss], x: Tensor, t: Tensor, *args: Any) -> Tensor:
+    """`run` for two tensors of one size and dtype, without weights."""
+    if not is_compiling() and plain_way(x, t) == "recorded":
+        config = args[function.tensors - 2 :]
+        if config[0] != NONE:
+            return function.plain.apply(x, t, config)
+    return run(function, x, t, *args)

@@ -40,6 +40,7 @@ class Exact(NamedTuple):
     grads: list[list[Entry]]  # of each input, by distinct class
     margin: Number = mp.mpf(0)
     value_terms: Number | None = None  # like an entry's, of the value
+    slope: Number = mp.mpf(0)  # what the entries of the input's gradient add up to
     second_order: Number = mp.mpf(0)  # what two roundings at once are of: all that is left to lose near 0
     counts: list[int] | None = None
     which: Tensor | None = None  # the distinct class of each class
@@ -59,6 +60,7 @@ class Row:
         e = [mp.exp(d) for d in self.d]
         s = self.sum(e)
         log_s = mp.log(s)
+        self.lse, self.lse_terms = top + log_s, abs(top) + log_s
         self.p, self.log_p = [v / s for v in e], [d - log_s for d in self.d]
         below = [v if d else mp.mpf(0) for v, d in zip(e, self.d, strict=True)]
         others = self.sum(below)
@@ -76,6 +78,20 @@ def cross_entropy(row: Row, a: Numbers) -> Exact:
     terms = [((mass - w) * p, w * (1 - p)) for w, p in zip(a, row.p, strict=True)]
     grad = [Entry(g - h, g + h, -d) for (g, h), d in zip(terms, row.d, strict=True)]
     return Exact(row.sum(times(w, -z) for w, z in zip(a, row.log_p, strict=True)), [grad], row.margin)
+
+
+def with_z_loss(exact: Exact, row: Row, z: Number) -> Exact:
+    """Plus z lse^2, whose lse is a sum of the largest logit and log s; in the gradient, plus 2 z lse p."""
+    slopes = [(2 * z * row.lse * p, 2 * z * row.lse_terms * p) for p in row.p]
+    grad = [Entry(e.grad + a, e.terms + b, e.distance) for e, (a, b) in zip(exact.grads[0], slopes, strict=True)]
+    terms = exact.value + z * row.lse_terms**2
+    return exact._replace(value=exact.value + z * row.lse**2, grads=[grad], value_terms=terms, slope=2 * z * row.lse)
+
+
+def scaled(exact: Exact, scale: Number) -> Exact:
+    """Of logits that are scaled, the gradient in those that were given. A distance is rounded once more."""
+    grads = [[Entry(scale * e.grad, scale * e.terms, 2 * e.distance) for e in entries] for entries in exact.grads]
+    return exact._replace(grads=grads, margin=2 * exact.margin)
 
 
 def likelihood(row: Row, a: Numbers) -> Exact:
@@ -111,7 +127,7 @@ def divergence(q: Row, p: Row, temperature: float = 1.0) -> Exact:
         outer.append(Entry(times(b, r - K) / temperature, times(b, v + moved) / temperature, -d))
     far = p.sum(abs(a - b) + times(b, abs(r)) if abs(r) > 1 else 0 for a, b, r in zip(q.p, p.p, ratio, strict=True))
     wide = p.sum(times(b, abs(v)) for b, v in zip(p.p, e, strict=True))
-    return Exact(K, [inner, outer], q.margin + p.margin, K + far, wide)
+    return Exact(K, [inner, outer], q.margin + p.margin, K + far, second_order=wide)
 
 
 class Loss(NamedTuple):
@@ -127,7 +143,13 @@ class Torch:
 
     softmax_entropy = staticmethod(losses.softmax_entropy)
     kl_div_with_logits = staticmethod(losses.kl_div_with_logits)
-    cross_entropy = staticmethod(torch.nn.functional.cross_entropy)
+
+    @staticmethod
+    def cross_entropy(x: Tensor, t: Tensor, *, z_loss: float = 0.0, logit_scale: float = 1.0, **options: Any) -> Tensor:
+        x = logit_scale * x if logit_scale != 1 else x
+        loss = torch.nn.functional.cross_entropy(x, t, **options)
+        return loss + z_loss * x.logsumexp(1).square().mean() if z_loss else loss
+
     nll_loss = staticmethod(torch.nn.functional.nll_loss)
     log_softmax = staticmethod(torch.nn.functional.log_softmax)
     binary_cross_entropy_with_logits = staticmethod(torch.nn.functional.binary_cross_entropy_with_logits)
@@ -142,6 +164,14 @@ ROWWISE = {
     "cross_entropy, label_smoothing": Loss(lambda f, x, t, y: f.cross_entropy(x, y, label_smoothing=0.25), smoothed),
     "cross_entropy, probabilities": Loss(
         lambda f, x, t, y: f.cross_entropy(x, t), lambda x, n, t, hit: cross_entropy(Row(x, n), t)
+    ),
+    "cross_entropy, logit_scale": Loss(
+        lambda f, x, t, y: f.cross_entropy(x, y, logit_scale=0.3),
+        lambda x, n, t, hit: scaled(cross_entropy(Row([v * mp.mpf(0.3) for v in x], n), hit), mp.mpf(0.3)),
+    ),
+    "cross_entropy, z_loss": Loss(
+        lambda f, x, t, y: f.cross_entropy(x, y, z_loss=2**-10),
+        lambda x, n, t, hit: with_z_loss(cross_entropy(Row(x, n), hit), Row(x, n), mp.mpf(2) ** -10),
     ),
     "nll_loss of log_softmax": Loss(
         lambda f, x, t, y: f.nll_loss(f.log_softmax(x, 1), y), lambda x, n, t, hit: likelihood(Row(x, n), hit)
@@ -217,6 +247,9 @@ computed in float32, and only the result is rounded, to 2^-8 and 2^-11. The test
   (but for its leader) and the divergence each have rows where it is 0. It is right in relation to the terms. So is the
   divergence: a sum of terms q - p - p d, d = log q - log p, which where |d| > 1 are differences of up to 4 times their
   size.
+- `logit_scale` rounds x - max once more: the bound is u (8 + 2 margin), with the margin of the scaled logits. `softcap`
+  rounds each capped logit: the bound holds for logits that are those numbers. With a `z_loss` an entry of the gradient
+  is a sum of two terms, p - [j = y] and 2 z lse p: it is right in relation to them.
 - Below the smallest normal number (1e-38 in float32, 6e-5 in float16) digits are lost one by one.
 """
 
