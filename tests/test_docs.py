@@ -65,6 +65,13 @@ def test_readme_example(capsys):
     assert "1.87" in printed and "e-13" in printed and "9.357" in printed
 
 
+def test_examples_of_the_options(capsys):
+    """The page's code runs from top to bottom and prints what its comments say."""
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "options.md").read_text(), re.S))
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
+
+
 # docs/failures.md. A test is (file, function) or, where one function runs many checks, (file, key of its FAILURES).
 
 NAMED = re.compile(r"`(tests/\w+\.py)::(\w+)`(?:\s+\[([^\]]+)\])?")
