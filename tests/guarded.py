@@ -71,7 +71,7 @@ def with_gaps(t: Tensor) -> Tensor:
 
 
 def bits(op, args: list) -> list[bytes]:
-    """Of what the op returns or writes over."""
+    """The bits of what the op returns or writes over."""
     out = outcome(op, args, written(op))
     return [o.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for o in out]
 

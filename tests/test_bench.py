@@ -404,7 +404,7 @@ def test_the_drawing(series, tmp_path):
 
 
 def test_others_are_seen(monkeypatch):
-    """Of 8 processor seconds in 4 seconds, this process had 2."""
+    """This process had 2 of 8 processor seconds in 4 seconds."""
     stat, clock = "cpu {} 0 0 100 0 0 0 {}\ncpu0 1\n", [0.0, 0.0]
     ticks = machine.os.sysconf("SC_CLK_TCK")
     monkeypatch.setattr(machine, "text", lambda path: stat.format(*(int(clock[0] * ticks),) * 2))

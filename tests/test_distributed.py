@@ -161,7 +161,7 @@ def part(a, rank):
 
 
 def batch(loss):
-    """Of 32 rows; of class indices every fifth is ignored: 4 in one half and 3 in the other."""
+    """A batch of 32 rows. Every fifth class index is ignored: 4 in one half and 3 in the other."""
     return loss.sample((32, 5))
 
 

@@ -10,17 +10,43 @@ from torchloss.testing import CHECKS
 ROOT = Path(__file__).parent.parent
 
 
+def contributing_diffs():
+    """The diffs of CONTRIBUTING.md: the hunks of each file."""
+    for diff in re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S):
+        parts = re.split(r"^--- .*\n\+\+\+ (.*)\n", diff, flags=re.M)[1:]
+        yield {file: change.removeprefix("@@\n").split("@@\n") for file, change in zip(*[iter(parts)] * 2, strict=True)}
+
+
+def side(hunk, other):
+    """The lines of a hunk before or after the change: those that `other` does not begin."""
+    return "".join(line[1:] + "\n" for line in hunk.splitlines() if line[:1] != other)
+
+
 def test_contributing_shows_the_lines_that_are_there():
-    """Every added line of the diff stands in its file, in the same order."""
-    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    parts = re.split(r"^--- .*\n\+\+\+ (.*)\n", diff, flags=re.M)[1:]
-    shown = dict(zip(parts[::2], parts[1::2], strict=True))
-    assert len(shown) >= 8
-    for name, change in shown.items():
-        text = (ROOT / name).read_text()
-        for hunk in change.split("@@\n"):
-            now = "".join(line[1:] + "\n" for line in hunk.splitlines() if line[:1] != "-")
-            assert now in text, f"CONTRIBUTING.md shows other lines than {name} has"
+    """The lines of every diff stand in their file, in the same order; what they replace does not."""
+    loss, option = contributing_diffs()
+    assert len(loss) == 9 and len(option) == 4
+    for file, hunks in [*loss.items(), *option.items()]:
+        text, at = (ROOT / file).read_text(), 0
+        for hunk in hunks:
+            before, after = side(hunk, "+"), side(hunk, "-")
+            at = text.find(after, at)
+            assert at >= 0, f"CONTRIBUTING.md shows other lines than {file} has:\n{after}"
+            at += 1
+            gone, new = ({line[1:] for line in hunk.splitlines() if line[:1] == sign} for sign in "-+")
+            assert not gone & new, f"CONTRIBUTING.md replaces a line of {file} by itself"
+            assert not gone or before not in text, f"{file} still has what is replaced:\n{before}"
+
+
+def test_contributing_shows_every_line_of_smooth_l1():
+    """In the sources, but for what tests and times it."""
+    loss, _ = contributing_diffs()
+    for path in sorted([*ROOT.glob("csrc/**/*.[hc]*"), *ROOT.glob("torchloss/**/*.py")]):
+        file = path.relative_to(ROOT).as_posix()
+        if not re.match(r"torchloss/(bench|testing/(?!losses))", file):
+            shown = [line for hunk in loss.get(file, ()) for line in side(hunk, "-").splitlines()]
+            there = [line for line in path.read_text().splitlines() if re.search("smooth_?l1", line, re.I)]
+            assert set(there) <= set(shown), file
 
 
 def test_readme_lists_every_loss():
@@ -37,6 +63,13 @@ def test_readme_example(capsys):
     exec(code, {})
     printed = capsys.readouterr().out
     assert "1.87" in printed and "e-13" in printed and "9.357" in printed
+
+
+def test_examples_of_the_options(capsys):
+    """The page's code runs from top to bottom and prints what its comments say."""
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "options.md").read_text(), re.S))
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
 
 
 # docs/failures.md. A test is (file, function) or, where one function runs many checks, (file, key of its FAILURES).

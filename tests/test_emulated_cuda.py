@@ -49,7 +49,7 @@ def same(got, expected, dtype, what):
 
 
 def call(ops, name, values):
-    """Of the values those that the op takes, by name; else None, or the option's default."""
+    """Calls the op with the values that it takes, by name; what is missing is None or the option's default."""
     op = getattr(ops, name).default
     given = (values.get(a.name, a.default_value) for a in op._schema.arguments)
     result = op(*given)
@@ -77,7 +77,7 @@ def layouts(x):
 
 
 def copy(x):
-    """Of the same strides."""
+    """A copy of the same strides."""
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(x)
 
 

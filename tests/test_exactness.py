@@ -194,7 +194,7 @@ def test_rows(name, dtype, kind, classes, device):
 @pytest.mark.parametrize("weight", [1.0, 3.0])
 @pytest.mark.parametrize("target", [0.0, 0.25, 1.0])
 def test_binary(target, weight, dtype, device):
-    """Of each logit. The gradient is a difference of two terms where the target is soft."""
+    """The gradient of each logit. It is a difference of two terms where the target is soft."""
     worst, logits = Worst(), [float(s * m) for m in MARGINS for s in (1, -1)]
     x = torch.tensor(logits, dtype=dtype, device=device).requires_grad_()
     p = torch.tensor(weight, dtype=dtype, device=device)

@@ -286,7 +286,7 @@ def test_a_mask_goes_before_the_loss(loss, device):
 @failure(41)
 @each_device
 def test_the_gradient_to_a_target_of_0(device):
-    """Of t log t it is -inf, where 0 * inf gave NaN; the other numbers know nothing of it."""
+    """That of t log t is -inf there, where 0 * inf gave NaN; the other numbers are not affected."""
     x = torch.tensor([-1.0, -2.0], device=device, requires_grad=True)
     t = torch.tensor([0.0, 0.5], device=device, requires_grad=True)
     T.kl_div(x, t, reduction="sum").backward()

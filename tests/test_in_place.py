@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not FUNCTIONS, reason="needs names that are priv
 
 @pytest.fixture(autouse=True)
 def gradients_in_the_backward_pass():
-    """Of what is compared with; the forward pass takes them with other last bits."""
+    """For what is compared with: gradients of the forward pass differ in their last bits."""
     torchloss.set_early_gradient(0)
     yield
     torchloss.set_early_gradient()

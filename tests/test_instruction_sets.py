@@ -47,7 +47,7 @@ def digest():
 
 @pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
 def test_each_instruction_set(level, digest):
-    """Each is right; and it was another that ran, for its sums are rounded elsewhere."""
+    """Each is right, and differs from the one below in its rounding: so it was another that ran."""
     has = torch.backends.cpu.get_cpu_capability()
     if level != "default" and not has.startswith(level.upper()) and has != "AVX512":
         pytest.skip(f"this processor has {has}")

@@ -32,7 +32,7 @@ def test_rows_of_more_than_2_31_elements():
 
 
 def test_classes_without_end_that_are_not_adjacent():
-    """Rows are brought together in memory, so that vectors reach across them: but not rows of any length."""
+    """A staging buffer brings rows together, so that each has a lane of the vector: but not rows of any length."""
     code = """if True:
         import resource, torch, torchloss.functional as T
         def peak():

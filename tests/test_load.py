@@ -133,7 +133,7 @@ def test_backward_on_a_thread_of_the_engine(loss):
 
 
 def digest():
-    """Of every result of the FEW, large enough for several threads."""
+    """A digest of every result of the FEW, large enough for several threads."""
     bits = hashlib.sha256()
     for loss in FEW:
         for result in compute(loss, *sample(loss, LARGE[loss.family], dtype=torch.float32), loss.reductions[-1]):

@@ -142,7 +142,7 @@ def test_likelihood(numbers, device):
 
 
 def gradient_size(reduction, x):
-    """Of a linear model's weights, over the samples x."""
+    """The size of the gradient of a linear model's weights, over the samples x."""
     weights = torch.ones(3, dtype=torch.float64, device=x.device, requires_grad=True)
     F.mse_loss(x @ weights, torch.zeros_like(x[:, 0]), reduction=reduction).backward()
     return weights.grad.norm()

@@ -17,7 +17,7 @@ def tool():
 
 
 def test_page_lists_every_capability(shown_capabilities):
-    """Of the tests that were collected."""
+    """Every capability of the tests that were collected."""
     page = (ROOT / "docs" / "what-works-where.md").read_text()
     missing = [name for name in sorted(shown_capabilities) if f"\n| {name} |" not in page]
     assert not missing, f"`make docs` would add {missing}"

@@ -16,7 +16,7 @@ from torchloss.autograd import LogitStatsFunction, run
 
 
 class LogitStats(NamedTuple):
-    """A number for each row of logits; what is of a target is None without one."""
+    """A number for each row of logits; log_prob and correct are None without a target."""
 
     log_prob: Tensor | None
     lse: Tensor
@@ -50,8 +50,8 @@ def logit_stats(
 
     Returns:
         A named tuple (log_prob, lse, entropy, correct) of the input's shape without ``dim``; float32, or float64 for
-        float64 logits, and bool. Without a target, log_prob and correct are None. Of several leading classes each is
-        correct.
+        float64 logits, and bool. Without a target, log_prob and correct are None. Where several logits are
+        the largest, each of their classes is correct.
 
     Raises:
         IndexError: dim, or on the CPU a class index, out of range (on CUDA the row is NaN).

@@ -1,8 +1,9 @@
 """The losses as functions: the names, signatures, defaults and errors of :mod:`torch.nn.functional`, and a few more.
 
 Every loss takes ``reduction="none"``, ``"mean"`` or ``"sum"``, computes in float32 for 16-bit inputs and rounds once,
-and has hand-written first and second derivatives. What torch lacks has keyword-only options: :func:`entropy`,
-:func:`softmax_entropy` and :func:`kl_div_with_logits`.
+and has hand-written first and second derivatives. All have keyword-only options that torch's lack: see
+:func:`cross_entropy`. torch has no :func:`entropy`, :func:`softmax_entropy`, :func:`kl_div_with_logits`,
+:func:`logit_stats` and :func:`count_targets`.
 """
 
 from torchloss._binary import binary_cross_entropy, binary_cross_entropy_with_logits

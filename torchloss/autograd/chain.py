@@ -79,7 +79,7 @@ def plain_way(x: Any, t: Any) -> str | None:
 
 
 def in_plain_backward(grad: Tensor) -> bool:
-    """Whether nobody will ask for the gradient of what a backward pass makes of this one, or batch or trace it."""
+    """Whether a backward pass with this grad is plain: nobody differentiates, batches or traces its result."""
     return (
         not is_compiling()  # first: Dynamo can trace no more of this
         and not torch.is_grad_enabled()

@@ -1,9 +1,9 @@
 """A loss of rows with its gradient taken in the forward pass.
 
-The gradient needs the exponentials that the loss has summed, and a row that is still in the cache: taken at once it
-costs a third of the arithmetic and one reading of the logits less, and in small problems an operator call. A loss on
-which `backward` is called has the gradient 1, and then that of the logits is ready; for another gradient it is computed
-anew in the same memory. For everything but a plain backward pass the usual Functions take over.
+The gradient needs the exponentials that the loss has summed, and a row that is still in the cache. Taken at once, it
+spares a third of the arithmetic and one reading of the logits, and in small problems an operator call.
+`loss.backward()` asks for the gradient with the factor 1, which is ready. For another factor it is computed anew in the
+same memory. For everything but a plain backward pass the usual Functions take over.
 """
 
 from typing import Any
@@ -37,12 +37,12 @@ largest = ALWAYS
 
 
 def set_early_gradient(most: int | None = None) -> None:
-    """Sets for how many logits a loss of rows takes its gradient in the forward pass: up to `most`; None: any number.
+    """Sets up to how many logits a loss takes its gradient in the forward pass. None: any number, as at the start.
 
-    With 0 it is taken in the backward pass, as PyTorch does. That is the better choice for losses of which many are
-    alive before the first backward pass, for each holds a gradient; and for losses that require a gradient and never
-    get a backward pass, outside of `torch.no_grad()`. The reductions mean and sum are concerned, and inputs whose
-    target needs no gradient. The numbers are the same, but for the last bits in rows of more than some hundred classes.
+    It concerns losses of logits, reduced by mean or sum, whose target needs no gradient. With 0 the gradient is taken
+    in the backward pass, as in PyTorch. That is better for programs that hold many losses before the first backward
+    pass, for each holds a gradient; and for losses that never get a backward pass, where `torch.no_grad()` is better
+    still. The numbers are the same, but for the last bits in rows of more than some hundred classes.
 
     Raises:
         TypeError: `most` is not an int.
@@ -57,7 +57,7 @@ def set_early_gradient(most: int | None = None) -> None:
 
 
 def saved_as_they_are() -> bool:
-    """Whether nobody, such as a checkpoint, keeps tensors in a way of their own, that would miss a ready gradient."""
+    """Whether there are no saved-tensor hooks, such as a checkpoint's, which would not see a gradient that is ready."""
     return hooks(True) is None
 
 
@@ -69,7 +69,7 @@ def always_taken() -> bool:
 def may_be_given(grad: Tensor) -> bool:
     """Whether nobody will ask for this gradient again.
 
-    Who keeps the graph does: and in the meantime may have changed the tensor that was handed out.
+    With retain_graph=True somebody may, and may have changed the tensor that was handed out before.
     """
     return in_plain_backward(grad) and not keep_graph()
 
@@ -77,7 +77,7 @@ def may_be_given(grad: Tensor) -> bool:
 def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
     """The Function (x, t, w, row_weight, normalizer, config) -> loss; the last three have no gradient here.
 
-    The config is one argument, for everything costs time.
+    The config is one argument, because each argument takes time.
     """
     name, split, there = function.op._opname, function.sizes.split, function.sizes.there
     if keep_graph is None or not hasattr(ops, f"{name}_with_gradient"):

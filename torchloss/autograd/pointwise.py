@@ -6,9 +6,9 @@ The Functions take what their ops take. In a loss `tensors` are x, t, w and, whe
     gradient         (grad, *tensors, *options, target_grad, count) -> (grad of x, grad of t)
     double gradient  (h, k, grad, *tensors, *options) -> (grad of grad, grad of x, grad of t)
 
-A reduced loss is of the compute type, and so is its grad. Only the loss knows a reduction: a mean's grad is divided by
-the number of elements before the gradient, or, to spare a small call an op, as its `count`. All three are linear in the
-weight.
+A reduced loss is of the compute type, and so is its grad. Only the loss knows a reduction. The grad of a mean is
+divided by the number of elements before the gradient is taken, or by the gradient's op as its `count`, which spares a
+small call an op. All three are linear in the weight.
 """
 
 import math
@@ -219,7 +219,7 @@ def pointwise(name: str) -> type[Function]:
 
 
 def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
-    """The Function (x, t, config) -> loss of a small call, without weights: in few steps, for each takes time."""
+    """The Function (x, t, config) -> loss of a small call without weights, in few steps, because each takes time."""
     op, gradient_op, weights = function.op, function.next.op, (None,) * (function.tensors - 2)
 
     def forward(ctx: FunctionCtx, x: Tensor, t: Tensor, config: tuple) -> Tensor:

@@ -7,7 +7,7 @@ The Functions of every loss take the same tensors, None where the op has no such
     double gradient  (h, k, grad, x, t, w, saved, *config) -> (grad of grad, grad of x, grad of t)
 
 The loss and every grad are of the compute type: one number, or one for each row (for each value and row, if a row has
-several values). Only the loss knows a reduction: what a mean divides by is taken from the grad before the gradient.
+several values). Only the loss knows a reduction: a mean's grad is divided before the gradient is taken.
 """
 
 from collections import namedtuple
@@ -39,7 +39,7 @@ TENSOR_NAMES = ("input", "target", "weight")
 
 
 class Sizes:
-    """What the schema of a loss says of it: which tensors it takes, its numbers, what a row leaves and is worth."""
+    """What the schema of a loss says of it: its tensors, its numbers, how many numbers a row saves and its values."""
 
     def __init__(self, name: str) -> None:
         names = [a.name for a in getattr(ops, name).default._schema.arguments]
@@ -59,7 +59,7 @@ class Sizes:
         return self.reduction_at is not None and config[self.reduction_at] != NONE
 
     def split(self, config: Sequence) -> tuple[bool, tuple]:
-        """Whether it is that of a mean, and the numbers that its derivatives take: the others."""
+        """Whether the reduction is a mean, and the numbers without the reduction: those that derivatives take."""
         at = self.reduction_at
         if at is None:
             return False, tuple(config)

@@ -93,8 +93,8 @@ class Case:
         """The least bytes that are read and written, forward and backward being two calls with other work between.
 
         Forward reads every tensor once; what it writes is as good as nothing, but for a map's output. Backward reads
-        them again and writes the gradient; a map's reads its output and the incoming gradient instead. Of rows that
-        are ignored the logits are not read, and of nll_loss's only an element each.
+        them again and writes the gradient; a map's reads its output and the incoming gradient instead. The
+        logits of ignored rows are not read; nll_loss reads one element of each row.
         """
         if self.loss.family == "map":
             return (x.nbytes, x.nbytes) if self.direction == "forward" else (3 * x.nbytes, 2 * x.nbytes)

@@ -96,7 +96,7 @@ def output(*command: str) -> str:
 
 
 def commit() -> str:
-    """Of the checkout that torchloss is in, with + if files of it were changed."""
+    """The commit of the checkout that torchloss is in, with + if files of it were changed."""
     if not (Path(torchloss.__file__).parents[1] / ".git").exists():
         return ""
     changed = output("git", "status", "--porcelain", "--untracked-files=no")

@@ -41,7 +41,7 @@ class Spread:
 
 @dataclass
 class Cost:
-    """Of one loss at one size; bytes are None where this PyTorch gives no record of its allocations."""
+    """What one loss costs at one size; bytes are None where this PyTorch gives no record of its allocations."""
 
     forward: Spread
     backward: Spread

@@ -99,7 +99,7 @@ def accumulated(library: ModuleType, seed: int) -> float:
 
 
 def jacobian(library: ModuleType, logits: Tensor) -> Tensor:
-    """Of softmax, by autograd."""
+    """The Jacobian of softmax, by autograd."""
     return torch.autograd.functional.jacobian(library.Softmax(dim=0), logits)
 
 

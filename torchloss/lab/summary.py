@@ -171,7 +171,7 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything the numbers may depend on."""
+    """The versions of everything the numbers may depend on."""
     found = {"Python": sys.version.split()[0]}
     for package in ("torchloss", "torch", "numpy", "scikit-learn", "matplotlib"):
         try:

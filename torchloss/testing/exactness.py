@@ -28,7 +28,7 @@ Numbers = list[Number]
 
 
 class Entry(NamedTuple):
-    """Of a gradient. Where it is a difference, `terms` is the sum of the two sizes, else its own size."""
+    """An entry of a gradient. Where it is a difference, `terms` is the sum of the two sizes, else its own size."""
 
     grad: Number
     terms: Number
@@ -73,7 +73,7 @@ class Row:
 
 
 def cross_entropy(row: Row, a: Numbers) -> Exact:
-    """sum a l. Of the gradient's terms (A - a) p and a (1 - p) one is 0 where the target is one class."""
+    """sum a l. The gradient has the terms (A - a) p and a (1 - p), one of which is 0 where the target is one class."""
     mass = row.sum(a)
     terms = [((mass - w) * p, w * (1 - p)) for w, p in zip(a, row.p, strict=True)]
     grad = [Entry(g - h, g + h, -d) for (g, h), d in zip(terms, row.d, strict=True)]
