@@ -99,7 +99,7 @@ HD T exp_nonpositive(T x) {
   return exp(x);
 }
 
-// log(1 + x) for 0 <= x <= 1. Of a float without a division: x and x^2 times a polynomial, whose error is below 5e-9. A
+// log(1 + x) for 0 <= x <= 1. A float's takes no division: x and x^2 times a polynomial, whose error is below 5e-9. A
 // vector's (cpu/lanes.h) takes fewer instructions than its log1p.
 template <class T>
 HD T log1p_to_2(T x) {

@@ -68,7 +68,7 @@ struct RowArgs {
   ScalarType dtype;  // of every stream and of weight
   int64_t rows = 0, classes = 0;
   RowStream in[kMaxStreams], out[kMaxOutputs];
-  // Of a loss of class indices. Today a target counts, or is ignored; out of [0, classes) it is an error, or makes its
+  // For losses of class indices. Today a target counts, or is ignored; out of [0, classes) it is an error, or makes its
   // row NaN. (One that lies in another rank's classes would be a third state.)
   const int64_t* target = nullptr;
   int64_t ignore_index = -100;
@@ -322,7 +322,7 @@ struct RowOps {
     RowArgs& args = call.args;
     STD_TORCH_CHECK(call.reduction != None, info.name,
                     ": expected a reduction; a loss for each row has no one gradient");
-    if (over_input) writable(info, args, call.input, "input");
+    if (over_input) writable(call, call.input, "input");
     Tensor saved = call.new_saved(rows), total = new_number(call.input, call.compute());
     if (call.normalizer) {
       STD_TORCH_CHECK(call.normalizer.defined() && call.normalizer.dim == 0 && call.reduction == Mean, info.name,
@@ -373,7 +373,7 @@ struct RowOps {
     give(stack, grad_input, grad_target);
   }
 
-  // The gradient into a tensor that is there and shares no memory with the input, or is the input itself: a loop may
+  // The gradient into a tensor that is there and shares no memory with another, or is the input itself: a loop may
   // write a class when it has read it, and the target's at the start.
   static void backward_into(const RowLossInfo& info, Kernels kernels, StableIValue* stack) {
     RowCall call(info);
@@ -394,7 +394,7 @@ struct RowOps {
     }
     STD_TORCH_CHECK((!call.args.unless_one && !total) || call.grad.dim == 0, info.name,
                     ": expected a grad of one number");
-    writable(info, call.args, call.grad_input, "grad_input");
+    writable(call, call.grad_input, "grad_input");
     call.streams(rows);
     call.args.out[0] = rows.stream(call.grad_input);
     if (rows.classes > 0) kernels(call.options).backward(call.args);
@@ -433,10 +433,17 @@ struct RowOps {
     call.read_config(a, false);
   }
   // Raises before anything is lost.
-  static void writable(const RowLossInfo& info, const RowArgs& args, const Tensor& t, const char* name) {
-    STD_TORCH_CHECK(!t.overlaps(), info.name, ": cannot write to ", name,
-                    ": several of its elements share a place in memory");
-    if (args.target) Device::check_targets(args);
+  static void writable(const RowCall& call, const Tensor& t, const char* name) {
+    const char* op = call.loss.name;
+    STD_TORCH_CHECK(!t.overlaps(), op, ": cannot write to ", name, ": several of its elements share a place in memory");
+    const auto [begin, end] = t.extent();
+    for (const Tensor* read : {&call.input, &call.target, &call.weight, &call.row_weight, &call.saved, &call.grad}) {
+      if (read == &t || !*read || (read == &call.input && read->is_at(t))) continue;
+      const auto [first, last] = read->extent();
+      STD_TORCH_CHECK(last <= begin || end <= first, op, ": cannot write to ", name,
+                      ": it shares memory with another argument");
+    }
+    if (call.args.target) Device::check_targets(call.args);
   }
 };
 

@@ -190,6 +190,18 @@ class Tensor {
     }
     return false;
   }
+  // The memory that its elements lie in, gaps included.
+  std::pair<const char*, const char*> extent() const {
+    if (numel == 0) return {};
+    int64_t last = 0;
+    for (int64_t d = 0; d < dim; ++d) last += (size[d] - 1) * stride[d];
+    const auto first = static_cast<const char*>(data);
+    return {first, first + (last + 1) * element_size(dtype)};
+  }
+  bool is_at(const Tensor& other) const {
+    return data == other.data && dim == other.dim && std::equal(size, size + dim, other.size) &&
+           std::equal(stride, stride + dim, other.stride);
+  }
 };
 
 // A tensor on the device of another one, not filled. Not by torch::stable::new_empty, which takes the dispatcher's way,

@@ -67,6 +67,25 @@ def overlaps(t: Tensor) -> bool:
     return len(places.unique()) < t.numel()
 
 
+def extent(t: Tensor) -> range:
+    """The bytes that a tensor lies in, gaps included."""
+    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return range(t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()) if t.numel() else range(0)
+
+
+def shares(a: dict, over: Tensor) -> bool:
+    """Whether what is written to shares memory with what is read, but for the input in the same place."""
+    for key in ("input", "target", "weight", "row_weight", "saved", "grad"):
+        t = a.get(key)
+        if t is None or t is over:
+            continue
+        place, other = extent(over), extent(t)
+        same = key == "input" and (place, over.shape, over.stride()) == (other, t.shape, t.stride())
+        if not same and place and other and place.start < other.stop and other.start < place.stop:
+            return True
+    return False
+
+
 def tensor_fault(t: Tensor) -> str | None:
     if t.layout != torch.strided or t.device.type != "cpu" or t.is_quantized:
         return "not a dense tensor of the CPU"
@@ -120,7 +139,7 @@ def rows_fault(loss: str, suffix: str, a: dict) -> str | None:
         if a["reduction"] == 0 or (n is not None and (a["reduction"] != 1 or n.dim() or n.dtype not in NORMALIZERS)):
             return "reduction or normalizer"
     over = a["input"] if suffix == "_with_gradient_" else a.get("grad_input")
-    return "overlapping memory" if over is not None and overlaps(over) else None
+    return "overlapping memory" if over is not None and (overlaps(over) or shares(a, over)) else None
 
 
 def points_fault(loss: str, suffix: str, a: dict) -> str | None:

@@ -187,6 +187,7 @@ PLACES = {
     "expanded": torch.zeros(1, 5).expand(4, 5),
     "overlapping": torch.zeros(100).as_strided((4, 5), (4, 1)),
 }
+BOTH = torch.zeros(5, 5)
 NORMALIZERS = {
     "of a sum": {"normalizer": torch.ones(()), "reduction": 2},
     "of a mean that may be of nothing": {"normalizer": torch.ones(()), "reduction": 3},
@@ -195,6 +196,8 @@ NORMALIZERS = {
 SPOILED = {
     "_backward_into": {
         **{k: {"grad_input": v} for k, v in PLACES.items()},
+        "over a part of the input": {"input": BOTH[:4], "grad_input": BOTH[1:]},
+        "over the numbers of the rows": {"input": BOTH[:4], "grad_input": BOTH[:4], "grad": BOTH[0, 0]},
         "a gradient for each row, which is there": {"holds_gradient": True, "grad": torch.ones(4)},
     },
     "_with_gradient_": {**{k: {"input": v} for k, v in PLACES.items()}, **NORMALIZERS},

@@ -19,7 +19,7 @@ void Cpu::prepare(const Tensor& t) {
   const uintptr_t bytes = t.numel * element_size(t.dtype);
   if (bytes < least) return;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data), first = (begin + page - 1) / page * page;
-  madvise(reinterpret_cast<void*>(first), (begin + bytes) / page * page - first, MADV_HUGEPAGE);  // a wish
+  madvise(reinterpret_cast<void*>(first), (begin + bytes) / page * page - first, MADV_HUGEPAGE);  // a hint
 #endif
 }
 

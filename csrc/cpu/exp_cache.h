@@ -1,7 +1,7 @@
 #pragma once
-// The exponentials of a row between its loss and its gradient, chunk by chunk; each chunk's are seen from the maximum
-// so far. They stay where the gradient will be, or in a row of their own where its numbers are of another type or
-// stride. So do the slopes of a softcap.
+// The exponentials of a row between its loss and its gradient, chunk by chunk; each chunk's refer to the running
+// maximum at that point. They stay where the gradient will be, or in a row of their own where its numbers are of
+// another type or stride. So do the slopes of a softcap.
 #include <memory>
 
 #include "../rowwise.h"
@@ -10,7 +10,7 @@
 namespace torchloss {
 
 constexpr int kChunk = 64;  // vectors: what is read twice at once, and stays in the L1 cache
-// Of so many classes at most: they stay in the L2 cache, or not far from it. In longer rows they are computed again.
+// The most classes of a row whose exponentials are cached: they stay in the L2 cache, or not far from it.
 constexpr int64_t kMaxCachedClasses = 256 << 10;
 
 template <class V, bool wanted>

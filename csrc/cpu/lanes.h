@@ -2,8 +2,8 @@
 // A vector of numbers that the formulas may be written over, and the functions of math.h for it.
 //
 // Lanes<T, bytes> wraps the compiler's vector extension, so the same source becomes AVX-512, AVX2 or SSE2 code by the
-// target of the function that it is inlined into (isa.h). No function here has a branch or a table.
-// The ulps in the comments bound the errors of every float, and of doubles by chance: tests/cpp/test_math.cpp.
+// target of the function that it is inlined into (isa.h). No function here has a branch; only exp_by_table has a table.
+// The ulps in the comments were measured of every float, and of samples of the doubles: tests/cpp/test_math.cpp.
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -12,7 +12,7 @@
 
 namespace torchloss {
 
-// A sum takes so many vectors at once, and then keeps what it loses.
+// So many vectors are added plainly before a compensated addition.
 constexpr int kVectorsPerSum = 8;
 
 template <class T>
@@ -97,7 +97,7 @@ struct Lanes {
   friend HD Mask operator>=(Lanes a, Lanes b) { return {a.v >= b.v}; }
   friend HD Mask operator==(Lanes a, Lanes b) { return {a.v == b.v}; }
 
-  // 0 where the mask is not. For a mask that is kept: a select by it gcc 12 takes lane by lane.
+  // 0 where the mask is not set. For a mask held in a variable: gcc 12 does a select by it lane by lane.
   friend HD Lanes only(Mask m, Lanes x) { return (V)((I)x.v & m.i); }
   friend HD Lanes select(Mask m, Lanes yes, Lanes no) { return m.i ? yes.v : no.v; }
   // As in math.h, by the one instruction that does just this, which gcc 12 does not find.
@@ -121,7 +121,7 @@ struct Lanes {
     return (V)((I)x.v | ((I)of.v & sign_bit()));
   }  // of an x that has none
 
-  // Of all lanes, halving them: in the same order for every row.
+  // Reductions over all lanes, by halves: in the same order for every row.
   HD T max() const {
     if constexpr (bytes > 16) {
       const Lanes<T, bytes / 2> a = half(0), b = half(1);

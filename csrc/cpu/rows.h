@@ -441,7 +441,7 @@ struct RowLoop {
     for (int l = 0; l < rows; ++l) put_compute_number<T>(a, to, first + l, y[l]);
   }
 
-  // An ignored row counts nothing, whatever its logits are.
+  // An ignored row counts for nothing, whatever its logits are.
   HD void ignore() {
     for (int k = 0; k < Kernel::values; ++k) put_compute_number<T>(a, a.values, k * a.rows + row, T(0));
     for (int k = 0; k < Kernel::saved_out; ++k) put_compute_number<T>(a, a.saved_out, k * a.rows + row, T(0));

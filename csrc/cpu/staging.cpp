@@ -5,8 +5,8 @@
 namespace torchloss {
 
 namespace {
-constexpr int64_t kStageBytes = 64 << 10;  // of a group, roughly: it stays in the L2 cache
-constexpr int kMostTiles = 16;             // of a group
+constexpr int64_t kStagingBytes = 64 << 10;  // bytes of a group, roughly: it stays in the L2 cache
+constexpr int kMostTiles = 16;               // of a group
 
 // f(offset of the first, stride, count, how many came before) for each run of the rows [first, first + n).
 template <class F>
@@ -22,7 +22,7 @@ void runs(const Layout& rows, int64_t first, int64_t n, F f) {
 
 int64_t staging_width(const RowArgs& a, int64_t lanes, int64_t bytes_of_class) {
   const int64_t tiles =
-      std::clamp<int64_t>(kStageBytes / std::max<int64_t>(a.classes * lanes * bytes_of_class, 1), 1, kMostTiles);
+      std::clamp<int64_t>(kStagingBytes / std::max<int64_t>(a.classes * lanes * bytes_of_class, 1), 1, kMostTiles);
   return lanes * std::min(tiles, std::max<int64_t>((a.rows + lanes - 1) / lanes, 1));
 }
 

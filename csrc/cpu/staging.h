@@ -6,11 +6,11 @@
 
 namespace torchloss {
 
-// How many rows of so many classes are staged at once; always whole vectors.
+// How many rows go through a staging buffer at once; whole vectors.
 int64_t staging_width(const RowArgs& a, int64_t lanes, int64_t bytes_of_class);
 
-// Of a group of the least width. Rows of more classes are read one by one, along them: a stage has a place for each of
-// their classes, and an expanded tensor may have more classes than memory has bytes.
+// The limit for a group of the least width. Longer rows are read one by one, along their classes: a staging buffer has
+// a place for each class, and an expanded tensor may have more classes than memory has bytes.
 constexpr int64_t kMaxStagedClasses = 64 << 20;
 
 template <class T>
@@ -39,7 +39,7 @@ class StagingBuffer {
 
   void load(int64_t first, int64_t n);
   void store(int64_t first, int64_t n);
-  // Of the tile that begins at a row of the group.
+  // The place of the tile that begins at a row of the group.
   Place input(int s, int64_t row) const { return {ins[s] + (varies(a.in[s]) ? row : 0), step(a.in[s])}; }
   Place output(int s, int64_t row) const { return {outs[s] + (varies(a.out[s]) ? row : 0), step(a.out[s])}; }
 };

@@ -16,7 +16,7 @@ namespace torchloss {
 //   in x: a^2 [q_j ((1 + zeta) (h_j - <q, h>) + 2 z <q, h>) - p_j (k_j - <p, k>)]
 //   in t: a^2 p_j [(k_j - <p, k>) (l_j - K + 1) - sum_i k_i p_i (l_i - K) - (h_j - <p, h>)]
 //
-// E is kept as e_o, that of the target's leader (of several, the mean), and what the others move it by: so E - e_j
+// E is split into e_o, that of the target's leader (of several, the mean), and what the others move it by: so E - e_j
 // stays exact for the leader however far it leads.
 struct KLDivWithLogits {
   static constexpr const char* name = "kl_div_with_logits";
@@ -31,13 +31,13 @@ struct KLDivWithLogits {
   };
   static Params prepare(const Options& o, int64_t) { return {o.z_loss, o.logit_scale / o.temperature}; }
 
-  // a - b = value + lost.
+  // a - b = value + error.
   template <class V>
   struct Difference {
-    V value, lost;
+    V value, error;
     HD Difference(V a, V b) : value(a - b) {
       const V v = value - a;
-      lost = (a - (value - v)) - (b + v);
+      error = (a - (value - v)) - (b + v);
     }
   };
 
@@ -77,10 +77,10 @@ struct KLDivWithLogits {
         return {x_, t_, e, e - log_ratio};
       }
       const Difference<V> here(x, t);
-      V lost = here.lost - apart.lost;  // NaN of an infinite logit
-      lost = select(lost < infinity<V>(), lost, V(0));
+      V error = here.error - apart.error;  // NaN of an infinite logit
+      error = select(error < infinity<V>(), error, V(0));
       const V e = here.value - apart.value;
-      return {x_, t_, (e + lost) * scale_, (e * scale_ - log_ratio) + lost * scale_};  // d may be much smaller than e
+      return {x_, t_, (e + error) * scale_, (e * scale_ - log_ratio) + error * scale_};  // d may be much smaller than e
     }
     HD V q(const Class<V>& j) const { return V(this->exp_of(j.x)) * over_q; }
     HD V p(const Class<V>& j) const { return V(this->exp_of(j.t)) * over_p; }

@@ -43,7 +43,7 @@ struct LogitStats {
   struct Backward : RowKernel<V, Params> {  // in: x
     static constexpr int out = 1, saved_in = 3, grads = 4;
     static constexpr bool targets = true, x_at_target = true;
-    V max, rest, c, even, g3, D;  // a / s; g_2 - g_1 + g_3 D
+    V max, rest, c, even, g3, D;  // c = a / s; even = g_2 - g_1
     HD void start() {
       const V *saved = this->row.saved, *g = this->row.grad;
       max = saved[0], rest = saved[1], D = saved[2], c = this->scale() / (V(1) + rest);
