@@ -372,13 +372,14 @@ struct RowLoop {
         else
           compute_exp(view(0, first, n, slopes(0, first, counted)), n, cache);
       }
+      const Kernel k = kernel;  // whose numbers no store below can change
       for (int64_t i = 0; i < n; ++i) {
         V x[in], y[out];
         for (int s = caches_exp; s < in; ++s) x[s] = v[s][i];
         if constexpr (caches_exp)
-          kernel.output_from_exp(y, V::load(cache.p + i * cache.step) * factor, x);
+          k.output_from_exp(y, V::load(cache.p + i * cache.step) * factor, x);
         else
-          kernel.output(y, x);
+          k.output(y, x);
         for (int s = 0; s < out; ++s) (Kernel::targets ? only(counts, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s) {
