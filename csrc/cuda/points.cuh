@@ -18,7 +18,7 @@ struct PointLoop {
   static constexpr int outs = order < 2 ? 1 : order, width = kWidth<S>;
   // Pieces that a thread asks for at once.
   __host__ __device__ static constexpr int ahead(bool bare) {
-    return order == 3 || (has_pos_weight<L> && !bare) ? 1 : 2;
+    return order == 3 || sizeof(S) == 8 || (has_pos_weight<L> && !bare) ? 1 : 2;
   }
 
   __host__ __device__ static constexpr bool reads(int s) {
@@ -112,13 +112,13 @@ struct PointLoop {
 #pragma unroll
     for (int s = 0; s < streams; ++s) {
       const PointStream& p = stream(args, s);
-      x[s] = !reads(s) ? V(0) : widened(constant(p) ? one(p) : static_cast<const S*>(p.data)[p.layout.offset(i)]);
+      x[s] = !reads(s) ? V(0) : widened(constant(p) ? one(p) : static_cast<const S*>(p.data)[offset_of(p.layout, i)]);
     }
     element(x, out);
 #pragma unroll
     for (int k = 0; k < outs; ++k) {
       const PointStream& p = args.out[k];
-      if (p.data) static_cast<S*>(p.data)[p.layout.offset(i)] = narrowed<S>(out[k]);
+      if (p.data) static_cast<S*>(p.data)[offset_of(p.layout, i)] = narrowed<S>(out[k]);
     }
     return out[0];
   }
@@ -207,5 +207,7 @@ bool Cuda::pointwise(const PointArgs& args) {
   dispatch_floating(args.dtype, [&]<class S>() { run_points<L, order, S>(args); });
   return true;
 }
+
+extern template struct PointOps<Cuda>;  // sums.cu
 
 }  // namespace torchloss

@@ -24,7 +24,7 @@ struct Wide {
 // Classes one by one, as far as there are.
 template <class S, int in>
 struct Loose {
-  static constexpr int n = 4;
+  static constexpr int n = sizeof(S) == 8 ? 2 : 4;
   const Share& share;
   const int64_t first;  // of the row's edges
   S numbers[in][n];
@@ -34,7 +34,7 @@ struct Loose {
   __device__ Number<S> number(int k, int i) const { return widened(numbers[k][i]); }
 };
 
-// What a block's teams need to join their numbers, in units of 16 bytes. The slots lie behind it.
+// What a block's teams need to join their numbers, in units of 16 bytes: see launch_rows. The slots lie behind it.
 template <class S>
 __host__ __device__ constexpr int room(int threads) {
   return threads * sizeof(typename Compute<S>::type) / 16;
@@ -59,7 +59,7 @@ struct RowPieces {
     for (int k = 0; k < in; ++k) from[k] = first_class(streams[k], row);
   }
   __device__ static S* first_class(const RowStream& stream, int64_t row) {
-    return stream.data ? static_cast<S*>(stream.data) + stream.rows.offset(row) : nullptr;
+    return stream.data ? static_cast<S*>(stream.data) + offset_of(stream.rows, row) : nullptr;
   }
   // Whether the numbers lie as those of the first stream do.
   __device__ bool alike(const RowStream& stream, const S* numbers) const {
@@ -142,7 +142,7 @@ struct RowPieces {
     __device__ void commit() const { brought_together(); }
     __device__ void wait() const { wait_for_all_but<kGroups - 1>(); }
     __device__ void use(unsigned i, unsigned place) const {
-      if constexpr (weights >= 0)
+      if constexpr (weights >= 0 && sizeof(S) < 8)
         if (!row.from[weights]) return use<weights>(i, place);
       use<-1>(i, place);
     }

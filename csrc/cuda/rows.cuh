@@ -11,7 +11,11 @@
 
 namespace torchloss {
 
-// `capped`: the logits pass a softcap.
+// Of float64 calls, for it is long and rare.
+__device__ __noinline__ inline double softcapped64(double x, double cap) { return softcapped(x, cap); }
+__device__ __noinline__ inline double softcap_slope64(double x, double cap) { return softcap_slope(x, cap); }
+
+// `capped`: the logits pass a softcap; those of float64 if there is one.
 template <class S, class K, bool capped>
 struct RowLoop {
   using V = Number<S>;
@@ -97,7 +101,7 @@ struct RowLoop {
     if (args.weight) row.weight = widened(static_cast<const S*>(args.weight)[y * args.weight_stride]);
     if constexpr (K::x_at_target) {
       raw_x_y = pieces.number(0, y);
-      row.x_y = capped ? softcapped(raw_x_y, V(args.softcap)) : raw_x_y;
+      row.x_y = with_softcap(raw_x_y);
     }
     if constexpr (K::h_at_target) row.h_y = pieces.number(1, y);
   }
@@ -151,6 +155,18 @@ struct RowLoop {
     add_compensated(state, compensation, local);
   }
 
+  __device__ __forceinline__ V with_softcap(V x) const {
+    if constexpr (!capped) return x;
+    if constexpr (sizeof(V) == 8) return args.softcap != 0 ? softcapped64(x, args.softcap) : x;
+    return softcapped(x, V(args.softcap));
+  }
+  // The derivative in x of what has this one in the capped x.
+  __device__ __forceinline__ V through_softcap(V derivative, V x) const {
+    if constexpr (!capped) return derivative;
+    if constexpr (sizeof(V) == 8) return args.softcap != 0 ? derivative * softcap_slope64(x, args.softcap) : derivative;
+    return derivative * softcap_slope(x, V(args.softcap));
+  }
+
   template <int t, class Piece>
   __device__ V largest(const Piece& piece) const {
     V max = logit<t>(piece, 0);
@@ -162,7 +178,7 @@ struct RowLoop {
   template <int k, class Piece>
   __device__ V logit(const Piece& piece, int i) const {
     const V x = piece.number(k, i);
-    return capped && k < K::logits ? softcapped(x, V(args.softcap)) : x;
+    return k < K::logits ? with_softcap(x) : x;
   }
 
   // Calls f with the place of each class in the piece, and its numbers.
@@ -172,9 +188,7 @@ struct RowLoop {
     for (int i = 0; i < piece.n; ++i) {
       V x[in];
 #pragma unroll
-      for (int k = 0; k < in; ++k) x[k] = piece.number(k, i);
-      if constexpr (capped)
-        for (int k = 0; k < K::logits; ++k) x[k] = softcapped(x[k], V(args.softcap));
+      for (int k = 0; k < in; ++k) x[k] = k < K::logits ? with_softcap(piece.number(k, i)) : piece.number(k, i);
       if (piece.has(i)) f(i, x);
     }
   }
@@ -235,9 +249,7 @@ struct RowLoop {
     pieces.template each<output_reading>([&](const auto& piece) { output_piece(piece); });
     if constexpr (has_target_column)
       if (pieces.share.takes(y)) {
-        V x = kernel.at_target();
-        if constexpr (capped) x = x * softcap_slope(raw_x_y, V(args.softcap));
-        to[0][y * args.out[0].class_stride] = narrowed<S>(x);
+        to[0][y * args.out[0].class_stride] = narrowed<S>(through_softcap(kernel.at_target(), raw_x_y));
       }
   }
 
@@ -254,10 +266,8 @@ struct RowLoop {
       V result[out];
       f(result, x);
 #pragma unroll
-      for (int k = 0; k < out; ++k) {
-        if (capped && k < K::logits) result[k] = result[k] * softcap_slope(piece.number(k, i), V(args.softcap));
-        results[k][i] = result[k];
-      }
+      for (int k = 0; k < out; ++k)
+        results[k][i] = k < K::logits ? through_softcap(result[k], piece.number(k, i)) : result[k];
     });
 #pragma unroll
     for (int k = 0; k < out; ++k)
@@ -279,6 +289,7 @@ struct RowLoop {
 #pragma unroll
     for (int k = 0; k < out; ++k)
       if (to[k])
+#pragma unroll 1
         for (int64_t j = team.rank; j < args.classes; j += team.size)
           to[k][j * args.out[k].class_stride] = narrowed<S>(blank);
   }
@@ -303,26 +314,23 @@ __global__ void __launch_bounds__((RowLoop<S, K, capped>::threads), 1)
 
 template <class S, class K, bool capped>
 void run_rows(const RowArgs& args) {
-  int64_t blocks = 0;
-  if (args.rows > 0) {
-    using Loop = RowLoop<S, K, capped>;
-    const Shape shape = shape_of(args, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
-    const size_t shared = 16 * (room<S>(shape.threads) + kGroups * shape.chunk * K::in * shape.threads);
-    blocks = divide_up(args.rows, shape.rows());
-    launch(rows_kernel<S, K, capped>, {blocks, shape.threads, shared}, args.device, args, shape);
-  }
-  if (blocks != 1) Cuda::finish(args);
+  using Loop = RowLoop<S, K, capped>;
+  launch_rows(args, rows_kernel<S, K, capped>, {kWidth<S>, K::in, Loop::threads, Loop::read_again});
 }
 
 template <template <class> class K, bool rare>
 void Cuda::rows(const RowArgs& args) {
-  const DeviceGuard guard(args.device);
   dispatch_floating(args.dtype, [&]<class S>() {
     using Kernel = K<Number<S>>;
-    if constexpr (HasScale<typename Kernel::Params> && !rare)
-      if (args.softcap != 0) return run_rows<S, Kernel, true>(args);
-    run_rows<S, Kernel, false>(args);
+    constexpr bool may_be_capped = HasScale<typename Kernel::Params> && !rare;
+    if constexpr (!may_be_capped || sizeof(S) == 8) {  // of float64, which is for checks, one kernel does both
+      run_rows<S, Kernel, may_be_capped>(args);
+    } else {
+      args.softcap != 0 ? run_rows<S, Kernel, true>(args) : run_rows<S, Kernel, false>(args);
+    }
   });
 }
+
+extern template struct RowOps<Cuda>;  // sums.cu
 
 }  // namespace torchloss

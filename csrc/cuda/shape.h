@@ -61,6 +61,9 @@ inline unsigned chunk_of(const Shape& shape, const Demand& demand, int64_t piece
   return static_cast<unsigned>(std::min({whole, fits, demand.read_again ? fits : 2}));
 }
 
+// The kernel over all rows, and then what RowResults asks for.
+void launch_rows(const RowArgs& args, void (*kernel)(RowArgs, Shape), const Demand& demand);
+
 inline Shape shape_of(const RowArgs& args, const Demand& demand) {
   Shape shape;
   const int64_t pieces = divide_up(args.classes, demand.width);

@@ -1,6 +1,8 @@
 #include "sums.cuh"
 
+#include "../pointwise.h"
 #include "device.h"
+#include "shape.h"
 
 namespace torchloss {
 namespace {
@@ -96,6 +98,19 @@ void Cuda::finish(const RowArgs& args) {
   if (held) launch_sum(Partials<RowTotals::n>{sum.partials}, blocks, sum, 1, args.device);
 }
 
+void launch_rows(const RowArgs& args, void (*kernel)(RowArgs, Shape), const Demand& demand) {
+  const DeviceGuard guard(args.device);
+  int64_t blocks = 0;
+  if (args.rows > 0) {
+    const Shape shape = shape_of(args, demand);
+    const int64_t room = element_size(compute_type(args.dtype)) * shape.threads;
+    const int64_t slots = kGroups * int64_t{shape.chunk} * demand.streams * shape.threads;
+    blocks = divide_up(args.rows, shape.rows());
+    launch(kernel, {blocks, shape.threads, static_cast<size_t>(room + 16 * slots)}, args.device, args, shape);
+  }
+  if (blocks != 1) Cuda::finish(args);
+}
+
 void Cuda::normalizer(const RowArgs& args, const Tensor& n, void* total) {
   const DeviceGuard guard(args.device);
   const bool here = n.device_type == aoti_torch_device_type_cuda() && n.device == args.device;
@@ -110,5 +125,8 @@ void Cuda::zero(void* p, int64_t bytes, int device) {
   const DeviceGuard guard(device);
   if (bytes > 0) STD_CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, current_stream(device)));
 }
+
+template struct RowOps<Cuda>;
+template struct PointOps<Cuda>;
 
 }  // namespace torchloss

@@ -7,7 +7,7 @@
 
 namespace torchloss {
 
-// A number of any real dtype.
+// A number of a dtype that weights, and normalizers, may have.
 HD double read(const void* p, ScalarType type, int64_t i) {
   switch (type) {
     case ScalarType::Double:
@@ -20,13 +20,6 @@ HD double read(const void* p, ScalarType type, int64_t i) {
       return static_cast<double>(static_cast<const int64_t*>(p)[i]);
     case ScalarType::Int:
       return static_cast<const int32_t*>(p)[i];
-    case ScalarType::Short:
-      return static_cast<const int16_t*>(p)[i];
-    case ScalarType::Char:
-      return static_cast<const int8_t*>(p)[i];
-    case ScalarType::Byte:
-    case ScalarType::Bool:
-      return static_cast<const uint8_t*>(p)[i];
     default:
       return static_cast<const float*>(p)[i];
   }

@@ -4,6 +4,12 @@
 
 #include "../math.h"
 
+#ifdef __CUDACC__
+#define ROLLED _Pragma("unroll 1")
+#else
+#define ROLLED
+#endif
+
 namespace torchloss {
 
 // A row is a head of a few classes, whole pieces of `width` classes, and a tail; or all edge, without a piece. Pieces
@@ -54,8 +60,8 @@ struct Walk {
 
   // The first groups, before the first up().
   HD void start() const {
-    for (unsigned first = 0; first < slots; first += chunk) {
-      for (unsigned i = first; i < end(first); ++i) ring.ask(i, i);
+    ROLLED for (unsigned first = 0; first < slots; first += chunk) {
+      ROLLED for (unsigned i = first; i < end(first); ++i) ring.ask(i, i);
       ring.commit();
     }
   }

@@ -5,6 +5,7 @@ The library registers its ops as torchloss_emulated, for tensors on the CPU, and
 what the hardware's own functions round to, or of races between warps.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -91,7 +92,7 @@ def build(folder: Path) -> Path:
         assert made.returncode == 0, made.stderr[-5000:]
         return str(target)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 2))) as pool:
         objects = list(pool.map(compiled, [*kernels, HERE / "emulator.cpp", csrc / "ops.cpp"]))
     library, libs = folder / "emulated.so", torch_folder / "lib"
     command = ["g++", "-shared", "-o", str(library), *objects, f"-L{libs}", "-ltorch", "-ltorch_cpu", "-lc10"]

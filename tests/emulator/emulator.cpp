@@ -2,6 +2,7 @@
 // barrier for all, at a shuffle for its warp. Shared memory begins as NaNs, a copy into it arrives as late as it may,
 // and an access outside it, a misaligned copy, a deadlock and a shuffle that part of a warp misses end the program.
 #include <cuda_runtime.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <deque>
@@ -27,7 +28,8 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Wait wait = Nothing;
-  bool done = false;
+  jmp_buf place;  // where it goes on: to jump there is no call to the system, as swapcontext is
+  bool begun = false, done = false;
   uint64_t value, got;
   int distance;
   std::vector<Copy> asked;
@@ -36,7 +38,7 @@ struct Fiber {
 
 constexpr size_t kStack = 65536;
 std::vector<Fiber> fibers;
-ucontext_t scheduler;
+jmp_buf scheduler;
 unsigned me;
 size_t shared_bytes;
 const std::function<void()>* body;
@@ -50,28 +52,30 @@ char* shared() { return reinterpret_cast<char*>(torchloss::memory); }
 
 void resume(unsigned thread) {
   threadIdx.x = me = thread;
-  swapcontext(&scheduler, &fibers[thread].context);
+  Fiber& f = fibers[thread];
+  if (_setjmp(scheduler)) return;
+  if (f.begun) _longjmp(f.place, 1);
+  f.begun = true;
+  setcontext(&f.context);
 }
 
 void wait_for(Wait what) {
-  const unsigned self = me;
-  fibers[self].wait = what;
-  swapcontext(&fibers[self].context, &scheduler);
+  fibers[me].wait = what;
+  if (!_setjmp(fibers[me].place)) _longjmp(scheduler, 1);
 }
 
 void entry() {
   (*body)();
   fibers[me].done = true;
+  _longjmp(scheduler, 1);
 }
 
 void start(unsigned thread) {
   Fiber& f = fibers[thread];
-  if (!f.stack) f.stack.reset(new char[kStack]);
-  getcontext(&f.context);
+  if (!f.stack) f.stack.reset(new char[kStack]), getcontext(&f.context);
   f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = kStack;
-  f.context.uc_link = &scheduler;
   makecontext(&f.context, entry, 0);
-  f.wait = Nothing, f.done = false;
+  f.wait = Nothing, f.begun = f.done = false;
   f.asked.clear(), f.groups.clear();
 }
 
