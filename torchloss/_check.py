@@ -98,9 +98,8 @@ def not_a_tensor(function: str, **arguments: Any) -> AttributeError:
 
 def not_of_type(function: str, name: str, position: int, wanted: str, value: Any) -> TypeError:
     fix = f"\n  Use torch.as_tensor({name})." if wanted == "Tensor" and value is not None else ""
-    return TypeError(
-        f"{function}(): argument '{name}' (position {position}) must be {wanted}, not {_type_name(value)}{fix}"
-    )
+    place = f" (position {position})" if position else ""  # keyword-only arguments have none
+    return TypeError(f"{function}(): argument '{name}'{place} must be {wanted}, not {_type_name(value)}{fix}")
 
 
 def number(function: str, name: str, position: int, value: Any) -> float:

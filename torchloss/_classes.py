@@ -141,7 +141,7 @@ def cross_entropy(
         z_loss: The weight z of :math:`z \, \mathrm{lse}^2`, with lse :math:`= \log \sum_j e^{x_j}`, which is added for
             each row that counts: times row_weight, but not times the class's weight. Liger's ``lse_square_scale``; but
             a mean with class weights divides it as the rest, and Liger divides it by the number of rows.
-        softcap: The largest magnitude of a logit: :math:`x' = c \tanh(x / c)` takes the place of x. None: none.
+        softcap: The largest magnitude of a logit: :math:`x' = c \tanh(x / c)` takes the place of x. None or 0: none.
         logit_scale: A factor of the logits, after the softcap: the reciprocal of a temperature. Above 0.
         row_weight: A factor for each row, of the target's size (or of the input's without C); a mean divides by the sum
             of row_weight times :math:`w_y` over the rows that count.

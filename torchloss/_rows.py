@@ -35,8 +35,8 @@ def transform(name: str, softcap: Any, logit_scale: Any) -> tuple[float, float]:
     softcap = 0.0 if softcap is None else constant(name, "softcap", softcap)
     if not 0 <= softcap < math.inf:
         raise ValueError(
-            f"{name}: softcap must be above 0 and finite, but got {softcap}\n"
-            "  It is the largest magnitude of a logit, such as 30.0; None switches it off."
+            f"{name}: softcap must be 0 or more and finite, but got {softcap}\n"
+            "  It is the largest magnitude of a logit, such as 30.0; None or 0 switches it off."
         )
     logit_scale = constant(name, "logit_scale", logit_scale)
     if not 0 < logit_scale < math.inf:
