@@ -117,9 +117,8 @@ struct Lanes {
   static HD I sign_bit() { return (I)(-0.0 - V{}); }
   friend HD Lanes abs(Lanes x) { return (V)((I)x.v & ~sign_bit()); }
   friend HD Lanes minus_abs(Lanes x) { return (V)((I)x.v | sign_bit()); }
-  friend HD Lanes with_sign(Lanes x, Lanes of) {
-    return (V)((I)x.v | ((I)of.v & sign_bit()));
-  }  // of an x that has none
+  // x, which is not negative, with another number's sign.
+  friend HD Lanes with_sign(Lanes x, Lanes of) { return (V)((I)x.v | ((I)of.v & sign_bit())); }
 
   // Reductions over all lanes, by halves: in the same order for every row.
   HD T max() const {

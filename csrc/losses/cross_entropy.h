@@ -19,7 +19,7 @@ struct CrossEntropyParams : UnscaledCrossEntropyParams {
   double scale;  // a
 };
 
-// Where it is rare, the scale costs nothing, and there is one kernel for all.
+// Second derivatives are rare: one kernel serves every scale.
 template <bool smooth>
 struct CrossEntropySecondOrder {
   using Params = CrossEntropyParams;

@@ -237,7 +237,7 @@ def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
             with below_autograd():
                 gradient, _ = gradient_op(grad, x, t, *weights, *options, False, n)
         else:
-            gradient, _ = function.run_next(grad / n, x, t, *weights, *options, False, 1.0)
+            gradient, _ = function.run_next(over(grad, n), x, t, *weights, *options, False, 1.0)
         return gradient, None, None
 
     return single_level(function.__name__, forward=forward, backward=backward)
