@@ -12,6 +12,7 @@ Environment variables:
 """
 
 import os
+import shlex
 import shutil
 import site
 import subprocess
@@ -26,9 +27,12 @@ STABLE_ABI_TARGET = "0x020b000000000000"  # 2.11, one byte per number: the built
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no abi3
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wall"]
 CXX_FLAGS += ["-Wno-psabi"]
-if "clang" not in subprocess.run([os.environ.get("CXX", "c++"), "--version"], capture_output=True, text=True).stdout:
-    # GCC's: the constants of a loop stay in registers, though a call outside of the loop would overwrite them.
-    CXX_FLAGS += ["-fira-region=all"]
+# GCC's. The constants of a loop stay in registers, though a call outside of the loop would overwrite them. And a struct
+# of vectors is copied by whole vectors: a load of one that two narrower stores have just written waits for the cache.
+for option in "-fira-region=all", "-mmove-max=512", "-mstore-max=512":
+    known = [*shlex.split(os.environ.get("CXX", "c++")), "-Werror", option, "-E", "-x", "c++", os.devnull]
+    if not subprocess.run(known, capture_output=True).returncode:
+        CXX_FLAGS += [option]
 CXX_FLAGS += os.environ.get("TORCHLOSS_CXXFLAGS", "").split()
 NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
 DEFAULT_ARCHITECTURES = [

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../rowwise.h"
+#include "isa.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -50,12 +51,24 @@ double number(const void* p, ScalarType dtype, int64_t i) {
   }
 }
 
+struct CountTargets {
+  template <int>
+  HD static void run(const int64_t* target, int64_t n, int64_t ignore_index, int64_t* counted) {
+    int64_t count = 0;
+    for (int64_t r = 0; r < n; ++r) count += target[r] != ignore_index;
+    *counted = count;
+  }
+};
+
 // The weight of the rows that count.
 double total_weight(const RowArgs& a) {
   const ScalarType compute = compute_type(a.dtype);
   if (!a.target && !a.row_weight) return static_cast<double>(a.rows);
-  if (!a.weight && !a.row_weight)
-    return static_cast<double>(a.rows - std::count(a.target, a.target + a.rows, a.ignore_index));
+  if (!a.weight && !a.row_weight) {
+    int64_t counted = 0;
+    EveryIsa<CountTargets>::run(a.target, a.rows, a.ignore_index, &counted);
+    return static_cast<double>(counted);
+  }
   double sum = 0;
   for (int64_t r = 0; r < a.rows; ++r) {  // perhaps before the targets were checked
     double w = 1;

@@ -8,10 +8,10 @@
 // the end.
 #include "../rowwise.h"
 #include "device.h"
-#include "exp_cache.h"
 #include "isa.h"
 #include "lanes.h"
 #include "move.h"
+#include "row_cache.h"
 #include "softcap.h"
 #include "staging.h"
 
@@ -45,6 +45,8 @@ struct RowLoop {
   static constexpr bool has_target_column = requires(Kernel k) { k.at_target(); };
   // Its output can start from the exponentials of its own fold.
   static constexpr bool caches_exp = Kernel::from_exp && Kernel::softmaxes > 0;
+  static constexpr int readings = (Kernel::softmaxes > 0) + (Kernel::terms > 0) + (out > 0);
+  static constexpr bool caches_softcap = readings > 1 && !caches_exp;
   using Place = typename StagingBuffer<T>::Place;
 
   struct View {
@@ -69,13 +71,15 @@ struct RowLoop {
   alignas(64) T in_buffer[in][kChunk * L], out_buffer[out + 1][kChunk * L], slope_buffer[out + 1][kChunk * L];
   alignas(64) T constant[in][L];
   ExpCache<V, caches_exp> exp_cache;
+  SoftcapCache<V, Kernel::logits, (out > 0), caches_softcap> softcap_cache;
 
   HD RowLoop(const RowArgs& a, bool row_per_lane, int64_t width)
       : a(a),
         row_per_lane(row_per_lane),
         capped(a.softcap != 0),
         staging(a, width, L),
-        exp_cache(a, row_per_lane, plain(a.out[0])) {
+        exp_cache(a, row_per_lane, plain(a.out[0])),
+        softcap_cache(a, row_per_lane) {
     if (row_per_lane) staging.reserve(Kernel::bulk ? in : 0, out);
     a.params.get(kernel.params);
     if (a.grad && !a.grad_stride) grad = V(compute_number<T>(a, a.grad, 0));
@@ -105,8 +109,11 @@ struct RowLoop {
     const Mask counts = start();
     if constexpr (Kernel::targets)
       if (!row_per_lane && !counts.all()) return ignore();
+    if constexpr (caches_softcap) softcap_cache.filled = false;
     if constexpr (Kernel::softmaxes > 0) fold();
+    if constexpr (caches_softcap && Kernel::softmaxes > 0) softcap_cache.filled = true;
     if constexpr (Kernel::terms > 0) sum();
+    if constexpr (caches_softcap) softcap_cache.filled = true;
     finish(counts);
     if constexpr (requires { kernel.start_output(); }) kernel.start_output();
     if constexpr (out > 0) output(counts);
@@ -175,7 +182,8 @@ struct RowLoop {
         x[l] = read<T>(a.in[s].data, a.dtype, at(a.in[s], std::min(l, rows - 1), std::max<int64_t>(target[l], 0)));
     }
     const V raw = row_per_lane ? V::load(x) : V(x[0]);
-    if (!capped || s > 0) return raw;
+    if (!capped || s > 0) [[likely]]
+      return raw;
     alignas(64) T slope[L];
     raw.store(x);
     softcap<T, bytes>(x, L, x, slope, 1, a.softcap);  // as the chunks, to the last bit
@@ -204,18 +212,36 @@ struct RowLoop {
     return {in_buffer[s], L};
   }
   HD View view(int s, int64_t first, int64_t vectors, T* slopes) {
+    if (!capped || s >= Kernel::logits) [[likely]]
+      return raw_view(s, first, vectors);
+    T* value = in_buffer[s];
+    if constexpr (caches_softcap)
+      if (softcap_cache.used()) {
+        value = softcap_cache.value(s) + first * (row_per_lane ? L : 1);
+        if (softcap_cache.filled) return {value, L};
+      }
     const View raw = raw_view(s, first, vectors);
-    if (!capped || s >= Kernel::logits) return raw;
-    softcap<T, bytes>(raw.p, raw.step, in_buffer[s], s < out ? slopes : nullptr, vectors, a.softcap);
-    return {in_buffer[s], L};
+    softcap<T, bytes>(raw.p, raw.step, value, slopes, vectors, a.softcap);
+    return {value, L};
   }
   // Where the slopes of a chunk's softcap are.
   HD T* slopes(int s, int64_t first, int64_t counted) {
+    if (s >= out || s >= Kernel::logits) return nullptr;
     if constexpr (caches_exp) {
       if (exp_cache.used() && counted) return exp_cache.slopes_of_tail;
       if (exp_cache.used()) return exp_cache.slopes.get() + first * (row_per_lane ? L : 1);
     }
+    if constexpr (caches_softcap)
+      if (softcap_cache.used()) return softcap_cache.slope(s) + first * (row_per_lane ? L : 1);
     return slope_buffer[s];
+  }
+  // In a reading before the output's: only if they stay.
+  HD T* early_slopes(int s, int64_t first, int64_t counted) {
+    if constexpr (caches_exp)
+      if (exp_cache.used()) return slopes(s, first, counted);
+    if constexpr (caches_softcap)
+      if (softcap_cache.used()) return slopes(s, first, counted);
+    return nullptr;
   }
   template <bool store>
   HD void run(const RowStream& s, int64_t first, int64_t n, T* buffer) {
@@ -228,7 +254,7 @@ struct RowLoop {
     int64_t chunk = 0;
     chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, caches_exp ? slopes(s, first, counted) : nullptr);
+      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, early_slopes(s, first, counted));
       fold_chunk<caches_exp>(state, compensation, v, v[0], first, n, counted);
       if constexpr (caches_exp)
         if (exp_cache.used()) exp_cache.maxima[chunk++] = state.softmax.max;
@@ -240,8 +266,12 @@ struct RowLoop {
       join_lanes(state);
       if constexpr (Kernel::softmaxes > 1) join_lanes(second);
     }
-    const SoftmaxState<V> softmaxes[2] = {state.softmax, second.softmax};
-    kernel.with_softmax(softmaxes, state.sums);
+    if constexpr (Kernel::softmaxes > 1) {
+      const SoftmaxState<V> softmaxes[2] = {state.softmax, second.softmax};
+      kernel.with_softmax(softmaxes, state.sums);
+    } else {
+      kernel.with_softmax(&state.softmax, state.sums);
+    }
   }
 
   // In one row the lanes share a maximum. Few vectors hold a logit that reaches it, and only among those few it is
@@ -314,7 +344,7 @@ struct RowLoop {
     V total[Kernel::terms] = {}, compensation[Kernel::terms] = {};
     chunks([&](int64_t first, int64_t n, int64_t counted) __attribute__((always_inline)) {
       View v[in];
-      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, nullptr);
+      for (int s = 0; s < in; ++s) v[s] = view(s, first, n, early_slopes(s, first, counted));
       for (int64_t i = 0; i < n;) {
         V few[Kernel::terms] = {};
         for (const int64_t end = std::min(n, i + kVectorsPerSum); i < end; ++i) {
@@ -338,7 +368,8 @@ struct RowLoop {
     if (s.class_stride != 1) return;
     constexpr int64_t line = 64;
     const char* p = static_cast<const char*>(element(s.data, a.dtype, at(s, 0, first)));
-    for (int64_t i = 0; i < n * element_size(a.dtype); i += line) __builtin_prefetch(p + i, 1, 2);
+    const int64_t bytes_of_run = n * element_size(a.dtype);
+    for (int64_t i = 0; i < bytes_of_run; i += line) __builtin_prefetch(p + i, 1, 2);
   }
 
   // Where the exponentials of a chunk are between fold and output.
@@ -383,7 +414,8 @@ struct RowLoop {
         for (int s = 0; s < out; ++s) (Kernel::targets ? only(counts, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s) {
-        if (capped && s < Kernel::logits) multiply({to[s], step[s]}, {slopes(s, first, counted), L}, n);
+        if (capped && s < Kernel::logits) [[unlikely]]
+          multiply({to[s], step[s]}, {slopes(s, first, counted), L}, n);
         if (to[s] == out_buffer[s]) give_back(s, first, n * L, counted);
       }
     });
@@ -407,7 +439,8 @@ struct RowLoop {
   HD void output_at_target() {
     alignas(64) T y[L];
     V gradient = kernel.at_target();
-    if (capped) gradient = gradient * slope_x_y;
+    if (capped) [[unlikely]]
+      gradient = gradient * slope_x_y;
     gradient.store(y);
     for (int l = 0; l < rows; ++l) {
       if (target[l] < 0) continue;

@@ -36,4 +36,27 @@ struct ExpCache<V, false> {
   HD bool used() const { return false; }
 };
 
+// The logits of a row after their softcap, and its slopes, for a kernel that reads them more than once.
+template <class V, int logits, bool slopes, bool wanted>
+struct SoftcapCache {
+  using T = Scalar<V>;
+  std::unique_ptr<T[]> numbers;  // all logits' values, then the slopes
+  int64_t row = 0;
+  bool filled = false;  // for the row in work
+
+  HD SoftcapCache(const RowArgs& a, bool row_per_lane) {
+    if (a.softcap == 0 || a.classes > kMaxCachedClasses) return;
+    row = a.classes * (row_per_lane ? V::size : 1);
+    numbers.reset(new T[row * logits * (slopes ? 2 : 1)]);
+  }
+  HD bool used() const { return numbers != nullptr; }
+  HD T* value(int s) const { return numbers.get() + s * row; }
+  HD T* slope(int s) const { return numbers.get() + (logits + s) * row; }
+};
+
+template <class V, int logits, bool slopes>
+struct SoftcapCache<V, logits, slopes, false> {
+  HD SoftcapCache(const RowArgs&, bool) {}
+};
+
 }  // namespace torchloss
