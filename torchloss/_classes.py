@@ -190,11 +190,13 @@ def cross_entropy(
         and not _targets.checking
     ):
         # The plain case, for small calls: the op knows what is wrong, and what follows can say it.
+        dtype = None if input.dtype in WIDE else input.dtype
         try:
             if way == "silent":
-                return CrossEntropyFunction.below(input, target, None, *_PLAIN)[0]
+                loss = CrossEntropyFunction.below(input, target, None, *_PLAIN)[0]
+                return loss if dtype is None else loss.to(dtype)
             if in_forward.always_taken():
-                return CrossEntropyFunction.in_forward.apply(input, target, None, None, None, _PLAIN)
+                return CrossEntropyFunction.in_forward.apply(input, target, None, None, None, (_PLAIN, dtype))
         except RuntimeError:
             pass
     if has_torch_function_variadic(input, target, weight, row_weight, normalizer):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchloss._check import (
     CODES,
+    FLOATING,
     MEAN,
     MEAN_OR_ZERO,
     MEANS,
@@ -21,6 +22,7 @@ from torchloss._check import (
     other_device,
     scalar_type,
     text,
+    under_autocast,
     warn,
 )
 from torchloss._reduction import divided, reduction_of, result_dtype
@@ -35,7 +37,7 @@ def simple(reduction: str, input: Tensor, target: Tensor) -> bool:
         and type(reduction) is str
         and reduction in CODES
         and input.dtype is target.dtype
-        and input.dtype in WIDE
+        and (input.dtype in WIDE or (input.dtype in FLOATING and not under_autocast(input)))
         and input.shape == target.shape
         and input.device == target.device
     )

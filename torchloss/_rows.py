@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchloss._check import not_of_type, number, other_device, text
+from torchloss._check import WIDE, not_of_type, number, other_device, text
 from torchloss._reduction import result_dtype
 from torchloss.autograd import RowConfig, loss_of_rows
 from torchloss.autograd.chain import in_eager_mode
@@ -95,9 +95,9 @@ def row_loss(
     if row_weight is not None:
         row_weight = checked_row_weight(name, row_weight, x, config.dim)
     dtype = x.dtype if out_dtype is None else result_dtype(name, out_dtype, x.dtype)
+    dtype = None if dtype in WIDE else dtype  # as it is computed
     if in_place and x.requires_grad and in_eager_mode():
         refuse_in_place(name, x, t)
         loss = loss_in_place(function, x, t, w, config, row_weight, normalizer)
-    else:
-        loss = loss_of_rows(function, x, t, w, config, row_weight, normalizer)
-    return loss if loss.dtype is dtype else loss.to(dtype)
+        return loss if dtype is None else loss.to(dtype)
+    return loss_of_rows(function, x, t, w, config, row_weight, normalizer, dtype)

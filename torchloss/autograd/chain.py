@@ -9,7 +9,7 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _library  # noqa: F401  (loads the operators)
-from torchloss._check import WIDE
+from torchloss._check import FLOATING, WIDE
 
 try:
     from torch._C._functorch import is_legacy_batchedtensor, unwrap_if_dead
@@ -65,7 +65,7 @@ def plain_way(x: Any, t: Any) -> str | None:
     if (
         type(x) not in TENSORS
         or type(t) is not Tensor
-        or x.dtype not in WIDE
+        or (x.dtype not in WIDE and (x.dtype not in FLOATING or torch.is_autocast_enabled("cpu")))
         or not x.is_cpu
         or torch._C._is_torch_function_mode_enabled()
         or transforms_active()

@@ -75,9 +75,10 @@ def may_be_given(grad: Tensor) -> bool:
 
 
 def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
-    """The Function (x, t, w, row_weight, normalizer, config) -> loss; the last three have no gradient here.
+    """The Function (x, t, w, row_weight, normalizer, form) -> loss; the last three have no gradient here.
 
-    The config is one argument, because each argument takes time.
+    The form is (config, dtype): one argument, because each argument takes time. The loss is rounded to the dtype here,
+    because a `Tensor.to` of its own takes as long as a small call; None leaves it in the compute type.
     """
     name, split, there = function.op._opname, function.sizes.split, function.sizes.there
     if keep_graph is None or not hasattr(ops, f"{name}_with_gradient"):
@@ -85,9 +86,12 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
     forward_op = getattr(ops, f"{name}_with_gradient").default
     into = getattr(ops, f"{name}_backward_into").default
 
-    def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, config: tuple) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, t: Any, w: Any, row_weight: Any, normalizer: Any, form: tuple) -> Tensor:
+        config, dtype = form
         with below_autograd():
             loss, saved, total, ctx.gradient = forward_op(*there(x, t, w), row_weight, normalizer, *config)
+            if dtype is not None:
+                loss = loss.to(dtype)
         ctx.made, ctx.config = (saved, total), config
         ctx.save_for_backward(x, t, w, row_weight)
         return loss
@@ -100,6 +104,7 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
             if grad.is_cpu and grad.item() == 1:
                 return gradient, None, None, None, None, None
         (saved, total), (mean, config) = ctx.made, split(ctx.config)
+        grad = grad.to(total.dtype)
         total = total if mean else None
         if given:
             with below_autograd():
@@ -121,20 +126,26 @@ def loss_of_rows(
     c: RowConfig,
     row_weight: Tensor | None = None,
     normalizer: Any = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The loss, in the compute type: with its gradient in the forward pass, where a plain backward pass may follow."""
+    """The loss, in the compute type if no dtype is given.
+
+    With its gradient in the forward pass, where a plain backward pass may follow.
+    """
     if in_eager_mode() and gradient_may_be_taken(function, x, t, c, row_weight, normalizer):
         tensors = alive((x, t, w, row_weight))
         if normalizer is None:
-            return function.in_forward.apply(*tensors, None, c.args(c.reduction))
+            return function.in_forward.apply(*tensors, None, (c.args(c.reduction), dtype))
         if not isinstance(normalizer, Tensor):
             normalizer = torch.tensor(normalizer, dtype=torch.float64)
         elif normalizer.dtype not in (*FLOATING, torch.int64, torch.int32):
             normalizer = normalizer.double()
-        return function.in_forward.apply(*tensors, normalizer, c.args(MEAN))
+        return function.in_forward.apply(*tensors, normalizer, (c.args(MEAN), dtype))
     if row_weight is None and normalizer is None:
-        return run(function, x, t, w, *c.args(c.reduction))[0]
-    return composed(lambda *args: run(function, *args)[0], x, t, w, c, row_weight, normalizer)
+        loss = run(function, x, t, w, *c.args(c.reduction))[0]
+    else:
+        loss = composed(lambda *args: run(function, *args)[0], x, t, w, c, row_weight, normalizer)
+    return loss if dtype is None else loss.to(dtype)
 
 
 def gradient_may_be_taken(function: type[RowLoss], x: Tensor, *others: Any) -> bool:

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
-from torchloss._check import MEAN, MEANS, NONE
+from torchloss._check import MEAN, MEANS, NONE, WIDE
 from torchloss.autograd.chain import (
     Chain,
     SecondOrder,
@@ -219,12 +219,17 @@ def pointwise(name: str) -> type[Function]:
 
 
 def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
-    """The Function (x, t, config) -> loss of a small call without weights, in few steps, because each takes time."""
+    """The Function (x, t, config) -> loss of a small call without weights, in few steps, because each takes time.
+
+    The loss is rounded to the dtype of x here, which spares a `Tensor.to` of its own.
+    """
     op, gradient_op, weights = function.op, function.next.op, (None,) * (function.tensors - 2)
 
     def forward(ctx: FunctionCtx, x: Tensor, t: Tensor, config: tuple) -> Tensor:
         with below_autograd():
             loss = op(x, t, *weights, *config)
+            if loss.dtype is not x.dtype:
+                loss = loss.to(x.dtype)
         ctx.save_for_backward(x, t)
         ctx.config = config
         return loss
@@ -233,6 +238,7 @@ def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
         x, t = ctx.saved_tensors
         reduction, *options = ctx.config
         n = count(x.numel(), reduction) if reduction in MEANS else 1
+        grad = grad if grad.dtype in WIDE else grad.float()
         if in_plain_backward(grad):
             with below_autograd():
                 gradient, _ = gradient_op(grad, x, t, *weights, *options, False, n)
@@ -244,9 +250,10 @@ def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
 
 
 def plain_loss(function: type[PointwiseLoss], x: Tensor, t: Tensor, *args: Any) -> Tensor:
-    """`run` for two tensors of one size and dtype, without weights."""
+    """The loss of two tensors of one size and dtype, without weights, in that dtype."""
     if not is_compiling() and plain_way(x, t) == "recorded":
         config = args[function.tensors - 2 :]
         if config[0] != NONE:
             return function.plain.apply(x, t, config)
-    return run(function, x, t, *args)
+    loss = run(function, x, t, *args)
+    return loss if loss.dtype is x.dtype else loss.to(x.dtype)
