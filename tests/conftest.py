@@ -41,6 +41,8 @@ def device(item):
 
 @pytest.hookimpl(tryfirst=True)  # before `-m capability` chooses
 def pytest_collection_modifyitems(config, items):
+    # First, so that one worker gets them all: torch's samples take ten seconds to make.
+    items.sort(key=lambda item: item.path.name != "test_torch_infos.py")
     shown = config.stash.setdefault(SHOWN, set())
     for item in items:
         name = capability(item)

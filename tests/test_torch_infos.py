@@ -4,6 +4,7 @@ The generators are private to torch, so a minimum of samples is asked for: an em
 """
 
 import copy
+import functools
 import warnings
 
 import pytest
@@ -15,15 +16,7 @@ import torchloss
 import torchloss.functional
 from torchloss.testing.losses import TEXTS_OF_TORCH
 
-frozen = torch.backends.flags_frozen()
-try:
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-except Exception as error:  # whatever may go wrong with private names in another release
-    pytest.skip(f"torch {torch.__version__} does not lend its test samples: {error!r}", allow_module_level=True)
-finally:
-    # The import forbids torch.backends.cudnn.x = ... for the rest of the process, which other tests may need.
-    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = not frozen
+FROZEN = torch.backends.flags_frozen()
 
 # The least number of samples, and of calls that must fail.
 OPS = {
@@ -67,12 +60,26 @@ def quiet():
         yield
 
 
+@functools.cache
+def databases():
+    """torch's op_db and module_db: they take ten seconds to make, so not while tests are collected."""
+    try:
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    except Exception as error:  # whatever may go wrong with private names in another release
+        pytest.skip(f"torch {torch.__version__} does not lend its test samples: {error!r}")
+    finally:
+        # The import forbids torch.backends.cudnn.x = ... for the rest of the process, which other tests may need.
+        torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = not FROZEN
+    return op_db, module_db
+
+
 def info(name):
-    return next(o for o in op_db if o.name + f".{o.variant_test_name}" * bool(o.variant_test_name) == name)
+    return next(o for o in databases()[0] if o.name + f".{o.variant_test_name}" * bool(o.variant_test_name) == name)
 
 
 def module_info(name):
-    return next(m for m in module_db if m.module_cls is getattr(torch.nn, name))
+    return next(m for m in databases()[1] if m.module_cls is getattr(torch.nn, name))
 
 
 def ours_of(op):
@@ -213,4 +220,5 @@ def test_module_errors(name):
 
 
 def test_import_leaves_torch_as_it_was():
-    assert torch.backends.flags_frozen() == frozen
+    databases()
+    assert torch.backends.flags_frozen() == FROZEN

@@ -131,7 +131,7 @@ def divergence(q: Row, p: Row, temperature: float = 1.0) -> Exact:
 
 
 class Loss(NamedTuple):
-    """`call(functions, x, t, y)` of one row; `truth(x, n, t, hit)` of its distinct classes, hit: is it y?"""
+    """`call(functions, x, t, y)` of one row; `truth(x, n, t, one_hot)` of its distinct classes; one_hot is 1 for y."""
 
     call: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
     truth: Callable[[Numbers, list[int], Numbers, Numbers], Exact]
@@ -155,34 +155,36 @@ class Torch:
     binary_cross_entropy_with_logits = staticmethod(torch.nn.functional.binary_cross_entropy_with_logits)
 
 
-def smoothed(x: Numbers, n: list[int], t: Numbers, hit: Numbers) -> Exact:
-    return cross_entropy(Row(x, n), [h * mp.mpf(0.75) + mp.mpf(0.25) / sum(n) for h in hit])
+def smoothed(x: Numbers, n: list[int], t: Numbers, one_hot: Numbers) -> Exact:
+    return cross_entropy(Row(x, n), [h * mp.mpf(0.75) + mp.mpf(0.25) / sum(n) for h in one_hot])
 
 
 ROWWISE = {
-    "cross_entropy": Loss(lambda f, x, t, y: f.cross_entropy(x, y), lambda x, n, t, hit: cross_entropy(Row(x, n), hit)),
+    "cross_entropy": Loss(
+        lambda f, x, t, y: f.cross_entropy(x, y), lambda x, n, t, one_hot: cross_entropy(Row(x, n), one_hot)
+    ),
     "cross_entropy, label_smoothing": Loss(lambda f, x, t, y: f.cross_entropy(x, y, label_smoothing=0.25), smoothed),
     "cross_entropy, probabilities": Loss(
-        lambda f, x, t, y: f.cross_entropy(x, t), lambda x, n, t, hit: cross_entropy(Row(x, n), t)
+        lambda f, x, t, y: f.cross_entropy(x, t), lambda x, n, t, one_hot: cross_entropy(Row(x, n), t)
     ),
     "cross_entropy, logit_scale": Loss(
         lambda f, x, t, y: f.cross_entropy(x, y, logit_scale=0.3),
-        lambda x, n, t, hit: scaled(cross_entropy(Row([v * mp.mpf(0.3) for v in x], n), hit), mp.mpf(0.3)),
+        lambda x, n, t, one_hot: scaled(cross_entropy(Row([v * mp.mpf(0.3) for v in x], n), one_hot), mp.mpf(0.3)),
     ),
     "cross_entropy, z_loss": Loss(
         lambda f, x, t, y: f.cross_entropy(x, y, z_loss=2**-10),
-        lambda x, n, t, hit: with_z_loss(cross_entropy(Row(x, n), hit), Row(x, n), mp.mpf(2) ** -10),
+        lambda x, n, t, one_hot: with_z_loss(cross_entropy(Row(x, n), one_hot), Row(x, n), mp.mpf(2) ** -10),
     ),
     "nll_loss of log_softmax": Loss(
-        lambda f, x, t, y: f.nll_loss(f.log_softmax(x, 1), y), lambda x, n, t, hit: likelihood(Row(x, n), hit)
+        lambda f, x, t, y: f.nll_loss(f.log_softmax(x, 1), y), lambda x, n, t, one_hot: likelihood(Row(x, n), one_hot)
     ),
-    "softmax_entropy": Loss(lambda f, x, t, y: f.softmax_entropy(x), lambda x, n, t, hit: entropy(Row(x, n))),
+    "softmax_entropy": Loss(lambda f, x, t, y: f.softmax_entropy(x), lambda x, n, t, one_hot: entropy(Row(x, n))),
     "kl_div_with_logits": Loss(
-        lambda f, x, t, y: f.kl_div_with_logits(x, t), lambda x, n, t, hit: divergence(Row(x, n), Row(t, n)), True
+        lambda f, x, t, y: f.kl_div_with_logits(x, t), lambda x, n, t, one_hot: divergence(Row(x, n), Row(t, n)), True
     ),
     "kl_div_with_logits, temperature": Loss(
         lambda f, x, t, y: f.kl_div_with_logits(x, t, 4.0),
-        lambda x, n, t, hit: divergence(Row([v / 4 for v in x], n), Row([v / 4 for v in t], n), 4),
+        lambda x, n, t, one_hot: divergence(Row([v / 4 for v in x], n), Row([v / 4 for v in t], n), 4),
         True,
     ),
 }
@@ -190,9 +192,9 @@ ROWWISE = {
 
 def exact(name: str, x: Tensor, t: Tensor, y: int) -> Exact:
     """The truth for the row x, with the class y or the numbers t as a target."""
-    hit = torch.zeros(len(x), dtype=torch.float64)
-    hit[y] = 1
-    columns = [x.detach().cpu().double(), t.detach().cpu().double(), hit]
+    one_hot = torch.zeros(len(x), dtype=torch.float64)
+    one_hot[y] = 1
+    columns = [x.detach().cpu().double(), t.detach().cpu().double(), one_hot]
     which = torch.zeros(len(x), dtype=torch.int64)
     for column in columns:
         values, index = column.unique(return_inverse=True)
@@ -225,8 +227,8 @@ INTRODUCTION = f"""# Exactness
 
 Relative errors of torch and of torchloss against the truth, which mpmath gives to 60 digits: of the loss of one
 row, and of its gradient at the target. The row has {CLASSES} classes, of which the target leads by the margin over all
-others, which are equal. Of `kl_div_with_logits`, where the target logits lead by 5, and of `softmax_entropy` the
-gradient is that of the leading logit; `{BINARY}` has one logit, the margin, and the target 1.
+others, which are equal. The gradient of `softmax_entropy` and of `kl_div_with_logits`, whose target logits lead by 5, is
+that of the leading logit; `{BINARY}` has one logit, the margin, and the target 1.
 
 An error of 1 means that all of it is lost. Softmax cross entropy in torch is log_softmax and then a gradient p - 1.
 In float32, log(1 + s) is 0 and p is 1 as soon as the others' sum s is below 6e-8, and well before that few of their
