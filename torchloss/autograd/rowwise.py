@@ -326,13 +326,13 @@ def composed(
     each = product(loss(x, t, w, *c.args(NONE)), row_weight)
     if c.reduction == NONE:
         return each
-    total = each.sum()
+    total = each.double().sum()  # which may be beyond float32 where the mean is not
     if normalizer is not None:
-        return divided(total, normalizer)
+        return divided(total.to(each.dtype), normalizer)
     if c.reduction == SUM:
-        return total
-    by = product(weights(x, t, w, c.dim, c.ignore_index), row_weight).sum()
-    return quotient(total, or_one(by, c.reduction))
+        return total.to(each.dtype)
+    by = product(weights(x, t, w, c.dim, c.ignore_index), row_weight).double().sum().to(each.dtype)
+    return quotient(total, or_one(by, c.reduction)).to(each.dtype)
 
 
 def rowwise(name: str) -> type[Function]:
