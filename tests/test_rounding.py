@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vjp, vmap
 
 import torchloss.functional as T
 from torchloss.testing.checks.precision import one_rounding
@@ -48,9 +48,9 @@ def derivatives(f, args):
     return found
 
 
-def check_one_rounding(ours, reference, *args):
+def check_one_rounding(ours, reference, *args, results=derivatives):
     exact = [a.detach().double().requires_grad_(a.requires_grad) if a.is_floating_point() else a for a in args]
-    found, right = derivatives(ours, args), derivatives(reference, exact)
+    found, right = results(ours, args), results(reference, exact)
     for i, (a, b) in enumerate(zip(found, right, strict=True)):
         if a is None or b is None:
             assert not any(g is not None and g.any() for g in (a, b))
@@ -59,14 +59,35 @@ def check_one_rounding(ours, reference, *args):
         assert not off.any(), f"result {i}: {a[off]}, exactly {b[off]}"
 
 
-def reference_of(loss):
-    """torch's, with a gradient of the weight."""
-    if loss.name not in BINARY:
-        return loss.reference
-    each = getattr(F, loss.name)
+def tangents(f, args):
+    """Of the value and of its gradients, with a tangent of every leaf and of the gradient from above."""
+    leaves = [a.detach() for a in args if a.requires_grad]
 
-    def weighted(x, t, reduction, weight=1, normalizer=None, **pos_weight):
-        terms = each(x, t, reduction="none", **pos_weight) * weight
+    def of_leaves(*some):
+        some = iter(some)
+        return f(*(next(some) if a.requires_grad else a for a in args))
+
+    def both(above, *some):
+        y, pull = vjp(of_leaves, *some)
+        return y, *pull(above)
+
+    y = f(*args)
+    along = [numbers(torch.randn, a.shape, i, a.dtype) for i, a in enumerate((y, *leaves))]
+    return jvp(both, (numbers(torch.rand, y.shape, 5, y.dtype), *leaves), tuple(along))[1]
+
+
+def huber(x, t, reduction, delta=1.0):
+    return delta * F.smooth_l1_loss(x, t, reduction=reduction, beta=delta)
+
+
+def reference_of(loss):
+    """torch's, with a gradient of the weight, and of Huber's loss in forward mode over reverse mode."""
+    if loss.name not in (*BINARY, "huber_loss"):
+        return loss.reference
+    each = getattr(F, loss.name) if loss.name in BINARY else huber
+
+    def weighted(x, t, reduction, weight=1, normalizer=None, **options):
+        terms = each(x, t, reduction="none", **options) * weight
         if normalizer is not None:
             return terms.sum() / normalizer
         return terms if reduction == "none" else getattr(terms, reduction)()
@@ -128,6 +149,24 @@ def test_derivatives(loss, shared):
         if shared:
             ours, reference = vmap(ours, tuple(dims)), functools.partial(one_by_one, reference, dims)
         check_one_rounding(ours, reference, *args, *tensors.values())
+
+
+@pytest.mark.failure(96)
+@of_elements_or_rows
+def test_forward_mode(loss):
+    """Forward mode, over reverse mode, too: the terms that make a tangent are added before they are rounded."""
+    shape, dtype = (3, 11), torch.bfloat16
+    x, t = loss.sample(shape)
+    args = [a for a in (x.to(dtype).requires_grad_(), t) if a is not None]
+    if loss.target_grad:
+        args[1] = t.to(dtype).requires_grad_()
+    for reduction in loss.reductions:
+        tensors, options = options_of(loss, shape, reduction, dtype)
+        two = (
+            functools.partial(call, f, list(tensors), options, t is not None)
+            for f in (function(T, loss.name), reference_of(loss))
+        )
+        check_one_rounding(*two, *args, *tensors.values(), results=tangents)
 
 
 @pytest.mark.failure(96)

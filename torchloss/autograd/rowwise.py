@@ -208,14 +208,17 @@ class RowGradient(RowChain):
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, *_: Any) -> tuple:
-        g, x, t, *saved = ctx.saved_tensors
-        tt = tt if cls.sizes.floating_target else None
+        g, x, t, w, saved = ctx.saved_tensors
+        dtype, tt = x.dtype, tt if cls.sizes.floating_target else None
+        if dg is not None and (xt is not None or tt is not None):  # two terms, of which only the sum is rounded
+            x, t, w, xt, tt = widened(x, t, w, xt, tt)
         terms = []
         if dg is not None:
-            terms.append(run(cls, dg, x, t, *saved, *ctx.config, ctx.target_grad))
+            terms.append(run(cls, dg, x, t, w, saved, *ctx.config, ctx.target_grad))
         if xt is not None or tt is not None:
-            terms.append(run(cls.next, xt, tt, g, x, t, *saved, *ctx.config)[1:])
-        return add(*(a for a, _ in terms)), add(*(b for _, b in terms)) if ctx.target_grad else None
+            terms.append(run(cls.next, xt, tt, g, x, t, w, saved, *ctx.config)[1:])
+        gx = add(*(a for a, _ in terms)).to(dtype)
+        return gx, add(*(b for _, b in terms)).to(dtype) if ctx.target_grad else None
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
