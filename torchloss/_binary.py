@@ -23,7 +23,7 @@ from torchloss._check import (
     unsupported_dtype,
     widened,
 )
-from torchloss._pointwise import expanded, finished, pairs_hint, simple
+from torchloss._pointwise import beside, expanded, finished, pairs_hint, simple
 from torchloss._reduction import Empty, reduction_of
 from torchloss.autograd import BinaryCrossEntropyFunction, BinaryCrossEntropyWithLogitsFunction, plain_loss
 
@@ -109,14 +109,15 @@ def binary_cross_entropy(
     given = input.dtype
     if given is not target.dtype or given not in WIDE:
         input, target = _same_dtype(input, target)
+    own = (input.dtype, given)
     if weight is not None:
         if not isinstance(weight, Tensor):
             raise not_a_tensor("binary_cross_entropy", weight=weight)
+        input, target = beside(input, target, weight)
         weight = expanded(weight, "weight", input)
     if _targets.wanted():
         _targets.refuse_outside(input, "input")
         _targets.refuse_outside(target, "target")
-    own = (input.dtype, given)
     try:
         return finished(
             "binary_cross_entropy",
@@ -221,13 +222,16 @@ def binary_cross_entropy_with_logits(
     given = input.dtype
     if given is not target.dtype or given not in WIDE:
         input, target = _float_labels(input, target)
+    own = (input.dtype, given)
+    if weight is not None or pos_weight is not None:
+        input, target = beside(input, target, weight, pos_weight)
     if weight is not None:
         weight = _factor(weight, "weight", 3, input)
     if pos_weight is not None:
         pos_weight = _factor(pos_weight, "pos_weight", 4, input)
         if pos_weight.requires_grad and torch.is_grad_enabled():
             raise not_differentiable(name, "pos_weight")
-    weights, own = (weight, pos_weight), (input.dtype, given)
+    weights = (weight, pos_weight)
     return finished(
         name, BinaryCrossEntropyWithLogitsFunction, input, target, weights, code, normalizer, out_dtype, own
     )

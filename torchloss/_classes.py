@@ -26,7 +26,7 @@ from torchloss._check import (
 from torchloss._reduction import Empty, reduction_of
 from torchloss._rows import logit_options, row_loss
 from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, RowConfig, in_forward
-from torchloss.autograd.chain import is_compiling, plain_way
+from torchloss.autograd.chain import is_compiling, plain_way, widened
 
 _PLAIN = 1, -100, 1, 0.0, 0.0, 0.0, 1.0  # dim, ignore_index, the mean, and the options
 
@@ -291,21 +291,22 @@ def _of_probabilities(
     in_place: bool,
 ) -> Tensor:
     _check_probabilities(input, target, ignore_index)
-    dims = input.dim()
+    dims, own = input.dim(), None
     dim = 0 if dims == 1 else 1
     if weight is not None:
         _targets.check_class_weight("cross_entropy_loss", weight, input, dim, "cross_entropy: ")
         input, target, weight = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target, weight)
         if weight.requires_grad and torch.is_grad_enabled():  # it has no gradient of its own, the target has
+            own = input.dtype
+            input, target, weight = widened(input, target, weight)  # the products are not rounded
             target = target * (1 - options[0]) + options[0] / max(input.shape[dim], 1)
-            target = target * weight.reshape(-1, *[1] * (dims - 1 - dim))
+            target = target * weight.reshape(*weight.shape, *[1] * (dims - 1 - dim))
             weight, options = None, (0.0, *options[1:])
     elif input.dtype is not target.dtype or input.dtype not in WIDE:
         input, target = common_dtype(_kernel("cross_entropy_loss", dims, dim), input, target)
     function, config = CrossEntropyProbsFunction, RowConfig(dim, None, code, options)
-    return row_loss(
-        "cross_entropy", function, input, target, weight, config, row_weight, normalizer, out_dtype, in_place
-    )
+    more = (row_weight, normalizer, out_dtype, in_place)
+    return row_loss("cross_entropy", function, input, target, weight, config, *more, own=own)
 
 
 def _check_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> None:

@@ -24,10 +24,11 @@ from torchloss._check import (
     wrapped_dim,
 )
 from torchloss._entropy import real_rows
-from torchloss._pointwise import finished
-from torchloss._reduction import Empty, reduction_of
+from torchloss._pointwise import finished, summed_along
+from torchloss._reduction import Empty, quotient, reduction_of, result_dtype
 from torchloss._rows import logit_options, row_loss
 from torchloss.autograd import KLDivFunction, KLDivLogTargetFunction, KLDivWithLogitsFunction, RowConfig
+from torchloss.autograd.chain import widened
 
 
 def kl_div(
@@ -105,15 +106,19 @@ def kl_div(
             stacklevel=2,
         )
     code, normalizer = reduction_of("kl_div", reduction, empty, normalizer, input)
-    x, t = _terms(input, target, log_target)
+    x, t, own = _terms(input, target, log_target)
     n = None
     if by_batch and normalizer is None and input.dim() != 0:
         n = max(input.shape[0], 1) if empty == "zero" else input.shape[0]
         if code == SUM:
             normalizer, n = n, None
     function = KLDivLogTargetFunction if log_target else KLDivFunction
-    loss = finished("kl_div", function, x, t, (None,), code, normalizer, out_dtype, (x.dtype, input.dtype))
-    return loss if n is None else loss / n  # of the reduction that size_average and reduce ask for, as in torch
+    if n is None:
+        return finished("kl_div", function, x, t, (None,), code, normalizer, out_dtype, own)
+    # The loss of the reduction that size_average and reduce ask for is divided once more, as in torch.
+    x, t = widened(x, t)
+    loss = finished("kl_div", function, x, t, (None,), code, None, None, (x.dtype,))
+    return quotient(loss, n).to(result_dtype("kl_div", out_dtype, *own))
 
 
 def kl_div_with_logits(
@@ -211,8 +216,9 @@ def kl_div_with_logits(
     return row_loss(name, KLDivWithLogitsFunction, x, t, None, RowConfig(dim, None, code, options), *more)
 
 
-def _terms(input: Tensor, target: Tensor, log_target: bool) -> tuple[Tensor, ...]:
-    """The arguments of kl_div, in one shape and dtype."""
+def _terms(input: Tensor, target: Tensor, log_target: bool) -> tuple[Tensor, Tensor, tuple[torch.dtype, ...]]:
+    """The arguments of kl_div, in one shape and dtype, and the dtypes of the input: see result_dtype."""
+    given = input
     if not isinstance(input, Tensor):
         raise not_of_type("kl_div", "input", 1, "Tensor", input)
     if not isinstance(target, Tensor):
@@ -229,20 +235,23 @@ def _terms(input: Tensor, target: Tensor, log_target: bool) -> tuple[Tensor, ...
         raise other_device(target, "target", input)
     if input.dtype is not target.dtype or input.dtype not in WIDE:
         input, target = common_dtype("xlogy_{}", input, target)
+    own = (input.dtype, given.dtype)
     if input.shape != target.shape:
         input, target = _broadcast(input, target)
-    return input, target
+    return input, target, own
 
 
 def _broadcast(input: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     try:
-        pair = torch.broadcast_tensors(input, target)
+        size = torch.broadcast_tensors(input, target)[0].shape
     except RuntimeError as error:
         raise RuntimeError(f"{error}\n  {_sizes(input, target)}") from None
     if not torch.compiler.is_compiling():
         fix = "Expand them to say that it is meant."
         warn(f"kl_div broadcasts tensors of different sizes. {_sizes(input, target)} {fix}", stacklevel=4)
-    return pair
+    if summed_along(size, input, target):
+        input, target = widened(input, target)
+    return input.expand(size), target.expand(size)
 
 
 def _sizes(input: Tensor, target: Tensor) -> str:

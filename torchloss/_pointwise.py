@@ -25,8 +25,9 @@ from torchloss._check import (
     under_autocast,
     warn,
 )
-from torchloss._reduction import divided, reduction_of, result_dtype
+from torchloss._reduction import divided, product, quotient, reduction_of, result_dtype
 from torchloss.autograd import run
+from torchloss.autograd.chain import widened
 
 
 def simple(reduction: str, input: Tensor, target: Tensor) -> bool:
@@ -58,7 +59,9 @@ def distance(
     name = kernel.removesuffix("_{}") + "_loss"
     if not (isinstance(target, Tensor) and isinstance(input, Tensor)):
         raise not_a_tensor(name, target=target, input=input)
-    x, t = (input, target) if target.shape == input.shape else broadcast(input, target)
+    x, t, size = input, target, input.shape
+    if t.shape != size:
+        size = broadcast(input, target)[0].shape
     if t.device != x.device:
         raise other_device(t, "target", x)
     if weight is not None:
@@ -68,6 +71,10 @@ def distance(
         x, t = _promoted(kernel, x, t)
     code, normalizer = reduction_of(name, reduction, empty, normalizer, x)
     own = (x.dtype, input.dtype)
+    if size != input.shape or size != target.shape:
+        if summed_along(size, x, t, weight):
+            x, t, weight = widened(x, t, weight)
+        x, t = x.expand(size), t.expand(size)
     if weight is not None and code in MEANS and normalizer is None and name != "huber_loss":
         dtype = result_dtype(name, out_dtype, *own)
         loss = _weighted_mean(function, x, t, weight, code, options)
@@ -115,14 +122,16 @@ def _check_weight(name: str, x: Tensor, weight: Tensor, size: torch.Size, reduct
 
 def _weighted_mean(function: Any, x: Tensor, t: Tensor, w: Tensor, code: int, options: tuple) -> Tensor:
     """sum(w L) / sum(w), in the compute type; both as means, which do not overflow."""
-    if x.dtype.itemsize == 2:  # so that the weight's gradient, the sum of two, is rounded once
-        x, t, w = x.float(), t.float(), w.float()
-    loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), code, *options)
-    mean = w.mean() if code == MEAN else w.sum() / max(w.numel(), 1)
+    x, t, w = widened(x, t, w)  # so that the weight's gradient, the sum of two, is rounded once
+    terms = code
+    if w.shape != x.shape and x.numel() == 0:  # no terms, but weights: 0 over their sum
+        terms = SUM
+    loss = run(function, x, t, w if w.shape == x.shape else w.expand(x.shape), terms, *options)
+    mean = w.mean() if code == MEAN else quotient(w.sum(), max(w.numel(), 1))
     if code == MEAN_OR_ZERO:
         mean = torch.where(mean == 0, 1, mean)
-    loss = loss / mean
-    return loss if w.shape == x.shape else loss * (x.numel() / max(w.numel(), 1))
+    loss = quotient(loss, mean)
+    return loss if w.shape == x.shape else product(loss, x.numel() / max(w.numel(), 1))
 
 
 def _promoted(kernel: str, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -162,6 +171,25 @@ def pairs_hint(input: Tensor, target: Tensor) -> str:
     if target.dim() == input.dim() + 1 and target.shape[:-1] == input.shape and target.shape[-1] == 1:
         return " Here every input meets every target: pass target.squeeze(-1)."
     return ""
+
+
+def summed_along(size: torch.Size, *tensors: Tensor | None) -> bool:
+    """Whether one of these tensors has 16 bits, a gradient, and another size, along which its gradient is a sum."""
+    return torch.is_grad_enabled() and any(
+        a is not None and a.dtype.itemsize == 2 and a.requires_grad and a.shape != size for a in tensors
+    )
+
+
+def beside(input: Tensor, target: Tensor, *factors: Any) -> tuple[Tensor, Tensor]:
+    """The input and the target in the dtype in which the op shall see them beside these factors.
+
+    That is float32 for 16 bits where a factor would be rounded to them, or the sums that are its gradient.
+    """
+    factors = [f for f in factors if isinstance(f, Tensor)]
+    rounded = any(f.dtype is not input.dtype and f.dtype is not torch.bool and not f.is_complex() for f in factors)
+    if input.dtype.itemsize == 2 and (rounded or summed_along(input.shape, *factors)):
+        return input.float(), target.float()
+    return input, target
 
 
 def expanded(factor: Tensor, name: str, input: Tensor) -> Tensor:

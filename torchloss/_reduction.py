@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers
 import sys
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -79,7 +80,28 @@ def divided(total: Tensor, normalizer: float | Tensor | None) -> Tensor:
     """The sum of the terms over a normalizer, if there is one, in the sum's dtype."""
     if normalizer is None:
         return total
-    return total / (normalizer.to(total.dtype) if isinstance(normalizer, Tensor) else normalizer)
+    return quotient(total, normalizer.to(total.dtype) if isinstance(normalizer, Tensor) else normalizer)
+
+
+def quotient(a: Tensor, b: Tensor | float) -> Tensor:
+    return _of_numbers(torch.div, a, b)
+
+
+def product(a: Tensor, b: Tensor | float) -> Tensor:
+    return _of_numbers(torch.mul, a, b)
+
+
+def _of_numbers(op: Callable, a: Tensor, b: Any) -> Tensor:
+    """A quotient or product, also under a vmap of no samples.
+
+    There torch 2.13 fails where one factor is a number for each sample and the other is shared, unless both have a
+    dimension.
+    """
+    if a.dim() or torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return op(a, b)
+    if not isinstance(b, Tensor):
+        return op(a.unsqueeze(0), b).squeeze(0)
+    return op(a.unsqueeze(0), b.unsqueeze(0)).squeeze(0) if b.dim() == 0 else op(a.unsqueeze(0), b)
 
 
 def result_dtype(function: str, out_dtype: torch.dtype | None, *own: torch.dtype) -> torch.dtype:

@@ -90,11 +90,16 @@ def row_loss(
     normalizer: Any,
     out_dtype: torch.dtype | None,
     in_place: bool = False,
+    own: torch.dtype | None = None,
 ) -> Tensor:
-    """The loss in its dtype. The arguments are checked, but for row_weight and out_dtype."""
+    """The loss in its dtype. The arguments are checked, but for row_weight and out_dtype.
+
+    `own` is the dtype of the input before it was widened, if it was.
+    """
     if row_weight is not None:
         row_weight = checked_row_weight(name, row_weight, x, config.dim)
-    dtype = x.dtype if out_dtype is None else result_dtype(name, out_dtype, x.dtype)
+    own = x.dtype if own is None else own
+    dtype = own if out_dtype is None else result_dtype(name, out_dtype, own)
     dtype = None if dtype in WIDE else dtype  # as it is computed
     if in_place and x.requires_grad and in_eager_mode():
         refuse_in_place(name, x, t)

@@ -174,7 +174,9 @@ def count_targets(
     counts = target != ignore_index
     total = counts
     if weight is not None:
-        total = total * _factor(name, "weight", weight, target)[target.where(counts, 0)]
+        factor = _factor(name, "weight", weight, target)
+        factor = factor if factor.shape[0] else factor.new_zeros(1)  # without classes every target is ignored
+        total = total * factor[target.where(counts, 0)]
     if row_weight is not None:
         if isinstance(row_weight, Tensor) and row_weight.shape != target.shape:
             raise ValueError(

@@ -253,6 +253,20 @@ def batch_first(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
     return x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
+def widened(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors, those of 16 bits in float32: for what is rounded at the end, and not before."""
+    return [a if a is None or a.dtype.itemsize > 2 else a.float() for a in tensors]
+
+
+def summed_over_batch(in_dims: tuple, tensors: tuple) -> bool:
+    """Whether one of these tensors has 16 bits, a gradient, and no batch dimension: its gradient is a sum over the
+    samples, which shall not be one of rounded numbers."""
+    return any(
+        a is not None and d is None and a.dtype.itemsize == 2 and a.requires_grad
+        for a, d in zip(tensors, in_dims, strict=False)
+    )
+
+
 def sum_each(x: Tensor) -> Tensor:
     """Sums every sample of a batch, in float64: a mean's sum may be beyond float32."""
     return x.flatten(1).double().sum(1) if x.dim() > 1 else x.double()
@@ -260,7 +274,7 @@ def sum_each(x: Tensor) -> Tensor:
 
 def per_element(grad: Tensor, like: tuple[int, ...]) -> Tensor:
     """A gradient per sample, as one per element."""
-    return grad.reshape(-1, *[1] * (len(like) - 1)).expand(like)
+    return grad.reshape(*grad.shape, *[1] * (len(like) - 1)).expand(like)  # no -1: under a vmap of nothing it is open
 
 
 def add(*terms: Tensor | None) -> Tensor | None:

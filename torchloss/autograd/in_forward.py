@@ -20,6 +20,7 @@ except ImportError:  # private names: without them no gradient is taken in the f
     keep_graph = None
 
 from torchloss._check import FLOATING, MEAN, NONE
+from torchloss._reduction import product
 from torchloss.autograd.chain import (
     TENSORS,
     alive,
@@ -30,7 +31,7 @@ from torchloss.autograd.chain import (
     run,
     single_level,
 )
-from torchloss.autograd.rowwise import RowConfig, RowLoss, composed
+from torchloss.autograd.rowwise import RowConfig, RowLoss, composed, of_mean
 
 ALWAYS = 1 << 62
 largest = ALWAYS
@@ -110,8 +111,8 @@ def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:
             with below_autograd():
                 into(gradient, grad, *there(x, t, w), saved, row_weight, total, *config, True)
         else:
-            grad = grad if total is None else grad / total
-            grad = grad if row_weight is None else grad * row_weight
+            grad = grad if total is None else of_mean(grad, total, saved)
+            grad = grad if row_weight is None else product(grad, row_weight)
             gradient, _ = function.run_next(grad, x, t, w, saved, *config, False)
         return gradient, None, None, None, None, None
 

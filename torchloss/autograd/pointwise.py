@@ -22,6 +22,7 @@ from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
 from torchloss._check import MEAN, MEANS, NONE, WIDE
+from torchloss._reduction import quotient
 from torchloss.autograd.chain import (
     Chain,
     SecondOrder,
@@ -37,6 +38,8 @@ from torchloss.autograd.chain import (
     run,
     single_level,
     sum_each,
+    summed_over_batch,
+    widened,
 )
 
 
@@ -56,7 +59,7 @@ class PointwiseLoss(Chain):
         if grad is None:
             return None, None, None, *nothing
         if ctx.reduction in MEANS:
-            grad = grad / count(x.numel(), ctx.reduction)
+            grad = quotient(grad, at_least_one(x.numel()))
         gx = gt = gw = None
         x_wanted, t_wanted, w_wanted, *_ = ctx.needs_input_grad
         if x_wanted or t_wanted:
@@ -84,10 +87,12 @@ class PointwiseLoss(Chain):
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
         reduction, *options = args[cls.tensors :]
-        tensors = batch(info, in_dims, args[: cls.tensors])
+        tensors, dtype = args[: cls.tensors], args[0].dtype
+        if reduction != NONE or summed_over_batch(in_dims, tensors):
+            tensors = widened(*tensors)
+        loss = call(*batch(info, in_dims, tensors), NONE, *options)
         if reduction == NONE:
-            return call(*tensors, NONE, *options), 0
-        loss = call(*widened(*tensors), NONE, *options)
+            return loss.to(dtype), 0
         return reduced(sum_each(loss), math.prod(loss.shape[1:]), reduction, loss.dtype), 0
 
 
@@ -140,13 +145,12 @@ class PointwiseGradient(Chain):
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
         n = cls.tensors + 1
-        g, x, *rest = batch(info, in_dims, args[:n])
-        dtype = x.dtype
-        if is_one_number(in_dims, args):
-            if in_dims[0] is None:
-                g = args[0]
-            else:
-                g, x, *rest = widened(per_element(g, x.shape), x, *rest)
+        tensors, dtype = args[:n], args[1].dtype
+        one, summed = is_one_number(in_dims, args), summed_over_batch(in_dims, tensors)
+        g_of_each = one and in_dims[0] is not None
+        g, x, *rest = batch(info, in_dims, widened(*tensors) if g_of_each or summed else tensors)
+        if one:
+            g = per_element(g, x.shape) if g_of_each else args[0]
         gx, gt = call(g, x, *rest, *args[n:])
         return (gx.to(dtype), gt.to(dtype)), (0, 0 if args[-2] else None)
 
@@ -176,18 +180,18 @@ def count(n: int, reduction: int) -> int:
     return n if reduction == MEAN else max(n, 1)
 
 
+def at_least_one(n: int) -> int:
+    """What the grad of a mean of n terms is divided by: the gradient of nothing does not depend on it."""
+    return max(n, 1) if type(n) is int else n  # a size that a compiler leaves open is not 0
+
+
 def over(grad: Tensor, count: float) -> Tensor:
-    return grad if count == 1 else grad / count
+    return grad if count == 1 else quotient(grad, count)
 
 
 def reduced(total: Tensor, n: int, reduction: int, dtype: torch.dtype) -> Tensor:
     """A sum of n terms in float64 as the loss that a reduction makes of it, rounded once."""
-    return (total / count(n, reduction) if reduction in MEANS else total).to(dtype)
-
-
-def widened(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors, those of 16 bits in float32: for what is rounded at the end, and not before."""
-    return [a if a is None or a.dtype.itemsize > 2 else a.float() for a in tensors]
+    return (quotient(total, count(n, reduction)) if reduction in MEANS else total).to(dtype)
 
 
 def spread(grad: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -237,7 +241,7 @@ def plain_function(function: type[PointwiseLoss]) -> type[Function] | None:
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
         x, t = ctx.saved_tensors
         reduction, *options = ctx.config
-        n = count(x.numel(), reduction) if reduction in MEANS else 1
+        n = max(x.numel(), 1) if reduction in MEANS else 1
         grad = grad if grad.dtype in WIDE else grad.float()
         if in_plain_backward(grad):
             with below_autograd():

@@ -22,7 +22,7 @@ from torch.autograd.function import FunctionCtx
 
 from torchloss import _fake
 from torchloss._check import MEAN_OR_ZERO, MEANS, NONE, SUM
-from torchloss._reduction import divided
+from torchloss._reduction import divided, product, quotient
 from torchloss.autograd.chain import (
     Chain,
     SecondOrder,
@@ -33,6 +33,8 @@ from torchloss.autograd.chain import (
     per_element,
     run,
     sum_each,
+    summed_over_batch,
+    widened,
 )
 
 TENSOR_NAMES = ("input", "target", "weight")
@@ -98,18 +100,34 @@ def each_sample(call: Callable, info: Any, in_dims: tuple, args: tuple) -> tuple
     return outputs, (0,) * len(outputs)
 
 
+def for_no_samples(info: Any, in_dims: tuple, args: tuple, at: int) -> tuple:
+    """The arguments of a batch without samples, with one tensor for all of them in the place of their class weights."""
+    if info.batch_size or in_dims[at] is None:
+        return in_dims, args
+    w = args[at].new_zeros(args[at].movedim(in_dims[at], 0).shape[1:])
+    return (*in_dims[:at], None, *in_dims[at + 1 :]), (*args[:at], w, *args[at + 1 :])
+
+
 def weights(x: Tensor, t: Tensor | None, w: Tensor | None, dim: int, ignore_index: int | None) -> Tensor:
     """The weight of each row, in the compute type: what a mean divides by is their sum."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if ignore_index is None:
         return x.new_ones((), dtype=dtype).expand([*x.shape[:dim], *x.shape[dim + 1 :]])
     counts = t != ignore_index
-    return counts.to(dtype) if w is None else w.to(dtype)[t.where(counts, 0)].where(counts, 0)
+    if w is None:
+        return counts.to(dtype)
+    w = w if w.shape[0] else w.new_zeros(1)  # without classes every row is ignored
+    return w.to(dtype)[t.where(counts, 0)].where(counts, 0)
 
 
 def or_one(total: Tensor, reduction: int) -> Tensor:
     """What a mean divides by: 1 where there is nothing and the mean of nothing shall be 0."""
     return torch.where(total == 0, 1, total) if reduction == MEAN_OR_ZERO else total
+
+
+def of_mean(grad: Tensor, total: Tensor, saved: Tensor) -> Tensor:
+    """The grad of each row, of a mean's. The gradient of no rows does not depend on it: there is no 0 / 0 to come."""
+    return grad if any(type(n) is int and n == 0 for n in saved.shape[1:]) else quotient(grad, total)
 
 
 class RowLoss(RowChain):
@@ -133,7 +151,7 @@ class RowLoss(RowChain):
         x, t, w, saved, total = ctx.saved_tensors
         target_grad = ctx.needs_input_grad[1]
         if ctx.mean:
-            grad = grad / total
+            grad = of_mean(grad, total, saved)
         gx, gt = cls.run_next(grad, x, t, w, saved, *ctx.config, target_grad)
         return gx if ctx.needs_input_grad[0] else None, gt if target_grad else None, None, *nothing
 
@@ -147,13 +165,16 @@ class RowLoss(RowChain):
         one = saved.new_ones(() if ctx.reduced else shape)
         tt = tt if cls.sizes.floating_target else None
         along = run(cls.next.next, xt, tt, one, x, t, w, saved, *ctx.config)[0]
-        return along / total if ctx.mean else along, None, None
+        return quotient(along, total) if ctx.mean else along, None, None
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        x, t, w, *config = args
+        in_dims, args = for_no_samples(info, in_dims, args, 2)
         if in_dims[2] is not None:
             return each_sample(call, info, in_dims, args)
+        x, t, w, *config = args
+        if summed_over_batch(in_dims, (x, t)):
+            x, t, w = widened(x, t, w)
         c = cls.sizes.loss_config._make(config)
         x, t = (batch_first(a, d, info.batch_size) for a, d in ((x, in_dims[0]), (t, in_dims[1])))
         reduction, c = getattr(c, "reduction", NONE), c._replace(dim=c.dim + 1)
@@ -161,7 +182,7 @@ class RowLoss(RowChain):
         total = or_one(sum_each(weights(x, t, w, c.dim, getattr(c, "ignore_index", None))), reduction)
         if reduction != NONE:
             loss = sum_each(loss)
-            loss = (loss / total if reduction in MEANS else loss).to(saved.dtype)
+            loss = (quotient(loss, total) if reduction in MEANS else loss).to(saved.dtype)
         return (loss, saved, total.to(saved.dtype)), (int(cls.sizes.values > 1), 1, 0)
 
 
@@ -187,21 +208,28 @@ class RowGradient(RowChain):
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, *_: Any) -> tuple:
-        g, x, t, *saved = ctx.saved_tensors
-        tt = tt if cls.sizes.floating_target else None
+        g, x, t, w, saved = ctx.saved_tensors
+        dtype, tt = x.dtype, tt if cls.sizes.floating_target else None
+        if dg is not None and (xt is not None or tt is not None):  # two terms, of which only the sum is rounded
+            x, t, w, xt, tt = widened(x, t, w, xt, tt)
         terms = []
         if dg is not None:
-            terms.append(run(cls, dg, x, t, *saved, *ctx.config, ctx.target_grad))
+            terms.append(run(cls, dg, x, t, w, saved, *ctx.config, ctx.target_grad))
         if xt is not None or tt is not None:
-            terms.append(run(cls.next, xt, tt, g, x, t, *saved, *ctx.config)[1:])
-        return add(*(a for a, _ in terms)), add(*(b for _, b in terms)) if ctx.target_grad else None
+            terms.append(run(cls.next, xt, tt, g, x, t, w, saved, *ctx.config)[1:])
+        gx = add(*(a for a, _ in terms)).to(dtype)
+        return gx, add(*(b for _, b in terms)).to(dtype) if ctx.target_grad else None
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        *tensors, target_grad = args
+        in_dims, args = for_no_samples(info, in_dims, args, 3)
         if in_dims[3] is not None:
             return each_sample(call, info, in_dims, args)
-        return call(*batch_rows(cls, info, in_dims, *tensors), target_grad), (0, 0 if target_grad else None)
+        (g, x, t, w, *rest, target_grad), dtype = args, args[1].dtype
+        if summed_over_batch(in_dims[1:], (x, t)):
+            x, t, w = widened(x, t, w)
+        gx, gt = call(*batch_rows(cls, info, in_dims, g, x, t, w, *rest), target_grad)
+        return (gx.to(dtype), gt.to(dtype)), (0, 0 if target_grad else None)
 
 
 def batch_rows(cls: type[RowChain], info: Any, in_dims: tuple, g: Tensor, x: Tensor, t: Any, w: Any, *rest: Any):
@@ -234,9 +262,10 @@ class RowDoubleGradient(RowChain, SecondOrder):
 
     @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
-        h, k, g, *tensors = args
+        in_dims, args = for_no_samples(info, in_dims, args, 5)
         if in_dims[5] is not None:
             return each_sample(call, info, in_dims, args)
+        h, k, g, *tensors = args
         one_number = g.dim() == (in_dims[2] is not None)
         h, k = (batch_first(a, d, info.batch_size) for a, d in ((h, in_dims[0]), (k, in_dims[1])))
         gg, gx, gt = call(h, k, *batch_rows(cls, info, in_dims[2:], g, *tensors))
@@ -297,15 +326,16 @@ def composed(
     """A loss with weights of rows or a normalizer, by torch's operators, which know every mode and derivative."""
     if row_weight is None:
         return divided(loss(x, t, w, *c.args(SUM)), normalizer)
-    each = loss(x, t, w, *c.args(NONE)) * row_weight
+    each = product(loss(x, t, w, *c.args(NONE)), row_weight)
     if c.reduction == NONE:
         return each
-    total = each.sum()
+    total = each.double().sum()  # which may be beyond float32 where the mean is not
     if normalizer is not None:
-        return divided(total, normalizer)
+        return divided(total.to(each.dtype), normalizer)
     if c.reduction == SUM:
-        return total
-    return total / or_one((weights(x, t, w, c.dim, c.ignore_index) * row_weight).sum(), c.reduction)
+        return total.to(each.dtype)
+    by = product(weights(x, t, w, c.dim, c.ignore_index), row_weight).double().sum().to(each.dtype)
+    return quotient(total, or_one(by, c.reduction)).to(each.dtype)
 
 
 def rowwise(name: str) -> type[Function]:
