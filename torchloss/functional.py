@@ -11,6 +11,7 @@ from torchloss._classes import cross_entropy, nll_loss
 from torchloss._divergence import kl_div, kl_div_with_logits
 from torchloss._entropy import entropy, softmax_entropy
 from torchloss._regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+from torchloss._script import prepare as _prepare
 from torchloss._softmax import log_softmax, softmax
 from torchloss._stats import count_targets, logit_stats
 
@@ -32,3 +33,6 @@ __all__ = [
     "softmax",
     "softmax_entropy",
 ]
+
+for _name in __all__:
+    _prepare(globals()[_name])
