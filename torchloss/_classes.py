@@ -158,6 +158,7 @@ def cross_entropy(
             Not in torch. Under torch.compile and torch.func it changes nothing.
 
     Gradients flow to the input, to probabilities, and there also to the weight; to row_weight and to the normalizer.
+    Unlike in torch, an in-place edit of the logits before the backward pass, which reads them again, is a RuntimeError.
     Under autocast it runs in float32. In eager mode the gradient is taken in the forward pass: see
     :func:`torchloss.set_early_gradient`.
 

@@ -19,7 +19,7 @@ def is_nested(a: Any) -> bool:
 
 def handle_torch_function(function: Callable, relevant: tuple, *args: Any, **kwargs: Any) -> Any:
     """torch.overrides' function of this name, which has nothing to call for nested tensors."""
-    if any(map(is_nested, relevant)) and not torch._C._is_torch_function_mode_enabled():
+    if not torch._C._is_torch_function_mode_enabled() and any(map(is_nested, relevant)):
         return of_nested(function, args, kwargs)
     return overrides.handle_torch_function(function, relevant, *args, **kwargs)
 

@@ -6,12 +6,12 @@ and has hand-written first and second derivatives. All have keyword-only options
 :func:`logit_stats` and :func:`count_targets`.
 """
 
+from torchloss import _script
 from torchloss._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from torchloss._classes import cross_entropy, nll_loss
 from torchloss._divergence import kl_div, kl_div_with_logits
 from torchloss._entropy import entropy, softmax_entropy
 from torchloss._regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
-from torchloss._script import prepare as _prepare
 from torchloss._softmax import log_softmax, softmax
 from torchloss._stats import count_targets, logit_stats
 
@@ -35,4 +35,4 @@ __all__ = [
 ]
 
 for _name in __all__:
-    _prepare(globals()[_name])
+    _script.prepare(globals()[_name])
