@@ -173,6 +173,8 @@ for name in CLASSES:
     bad(name, X[:, :0], Y, fix="C = 0")
     for value in (1.5, None, "a", True):
         bad(name, X, Y, ignore_index=value)
+    for value in (2**63, -(2**63) - 1):
+        bad(name, X, Y, ignore_index=value, fix="does not fit into int64")
 
 bad(CE, X, Y.repeat(4).reshape(3, 4), fix="target.argmax(1)")
 bad(CE, X, Q, ignore_index=1, fix="ignore_index = 1")

@@ -5,7 +5,7 @@
 >>> loss = torchloss.functional.cross_entropy(logits, target)  # as torch.nn.functional.cross_entropy
 """
 
-from torchloss import _library, functional  # noqa: F401  (first of all the compiled operators)
+from torchloss import _decompositions, _library, functional  # noqa: F401  (first of all the compiled operators)
 from torchloss._stats import count_targets
 from torchloss._targets import check_targets
 from torchloss.autograd.in_forward import set_early_gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss import _targets
 from torchloss._check import (
@@ -23,6 +23,7 @@ from torchloss._check import (
     unsupported_dtype,
     widened,
 )
+from torchloss._nested import handle_torch_function
 from torchloss._pointwise import beside, expanded, finished, pairs_hint, simple
 from torchloss._reduction import Empty, reduction_of
 from torchloss.autograd import BinaryCrossEntropyFunction, BinaryCrossEntropyWithLogitsFunction, plain_loss

@@ -23,6 +23,7 @@ CODES = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 WIDE = (torch.float32, torch.float64)  # autocast leaves these alone
 FLOATING = (*WIDE, torch.bfloat16, torch.float16)
+INT64 = range(-(2**63), 2**63)
 
 _SCALAR_TYPES = {
     torch.float16: "Half",
@@ -112,12 +113,15 @@ def number(function: str, name: str, position: int, value: Any) -> float:
 
 
 def integer(function: str, name: str, position: int, value: Any) -> int:
-    if not isinstance(value, (bool, float, str)):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise not_of_type(function, name, position, "int", value)
+    if isinstance(value, (bool, float, str)):
+        raise not_of_type(function, name, position, "int", value)
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise not_of_type(function, name, position, "int", value) from None
+    if value not in INT64:
+        raise ValueError(f"Overflow when unpacking long long\n  {function}: {name} = {value} does not fit into int64.")
+    return value
 
 
 def wrapped_dim(function: str, dim: Any, dims: int) -> int:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss import _targets
 from torchloss._check import (
     FLOATING,
+    INT64,
     WIDE,
     Reduction,
     common_dtype,
@@ -23,6 +24,7 @@ from torchloss._check import (
     under_autocast,
     unsupported_dtype,
 )
+from torchloss._nested import handle_torch_function
 from torchloss._reduction import Empty, reduction_of
 from torchloss._rows import logit_options, row_loss
 from torchloss.autograd import CrossEntropyFunction, CrossEntropyProbsFunction, NLLLossFunction, RowConfig, in_forward
@@ -90,7 +92,7 @@ def nll_loss(
         reduction_of("nll_loss", reduction)
         raise _not_a_tensor("nll_loss_nd", input, target)
     code, normalizer = reduction_of("nll_loss", reduction, empty, normalizer, input)
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or ignore_index not in INT64:
         ignore_index = integer("nll_loss_nd", "ignore_index", 5, ignore_index)
     return _of_index(
         NLLLossFunction, "nll_loss", input, target, weight, code, ignore_index, (), row_weight, normalizer, out_dtype
@@ -156,6 +158,7 @@ def cross_entropy(
             Not in torch. Under torch.compile and torch.func it changes nothing.
 
     Gradients flow to the input, to probabilities, and there also to the weight; to row_weight and to the normalizer.
+    Unlike in torch, an in-place edit of the logits before the backward pass, which reads them again, is a RuntimeError.
     Under autocast it runs in float32. In eager mode the gradient is taken in the forward pass: see
     :func:`torchloss.set_early_gradient`.
 
@@ -226,7 +229,7 @@ def cross_entropy(
         reduction_of("cross_entropy", reduction)
         raise _not_a_tensor("cross_entropy_loss", input, target)
     code, normalizer = reduction_of("cross_entropy", reduction, empty, normalizer, input)
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or ignore_index not in INT64:
         ignore_index = integer("cross_entropy_loss", "ignore_index", 5, ignore_index)
     if type(label_smoothing) is not float:
         label_smoothing = number("cross_entropy_loss", "label_smoothing", 6, label_smoothing)
@@ -273,7 +276,7 @@ def _of_index(
     public = name.removesuffix("_loss") if name != "nll_loss" else name
     try:
         return row_loss(public, function, input, target, weight, config, row_weight, normalizer, out_dtype, in_place)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         _targets.explain_bad_class(error, input, target, dim, ignore_index)
         raise
 

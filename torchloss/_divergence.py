@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss._check import (
     SUM,
@@ -24,6 +24,7 @@ from torchloss._check import (
     wrapped_dim,
 )
 from torchloss._entropy import real_rows
+from torchloss._nested import handle_torch_function
 from torchloss._pointwise import finished, summed_along
 from torchloss._reduction import Empty, quotient, reduction_of, result_dtype
 from torchloss._rows import logit_options, row_loss

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss._check import FLOATING, WIDE, Reduction, not_of_type, number, under_autocast, wrapped_dim
+from torchloss._nested import handle_torch_function
 from torchloss._reduction import Empty, reduction_of
 from torchloss._rows import logit_options, row_loss
 from torchloss.autograd import EntropyFunction, RowConfig, SoftmaxEntropyFunction

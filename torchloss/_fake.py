@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from torchloss import _library  # noqa: F401
 from torchloss._check import NONE
@@ -16,7 +17,10 @@ def _register(name: str, forward: Callable, backward: Callable, double_backward:
 
 
 def _register_one(name: str, fake: Callable) -> None:
-    torch.library.register_fake(f"torchloss::{name}", _on_one_device(name, fake))
+    fake = _on_one_device(name, fake)
+    torch.library.register_fake(f"torchloss::{name}", fake)
+    # The table of what FakeTensor takes before a decomposition (_decompositions.py), which would guard on sizes.
+    register_decomposition(getattr(torch.ops.torchloss, name).default, type="meta")(fake)
 
 
 def _on_one_device(name: str, fake: Callable) -> Callable:

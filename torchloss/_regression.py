@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss._check import CODES, Reduction, legacy_reduction, number
+from torchloss._nested import handle_torch_function
 from torchloss._pointwise import distance, simple
 from torchloss._reduction import Empty
 from torchloss.autograd import HuberLossFunction, L1LossFunction, MSELossFunction, SmoothL1LossFunction, plain_loss

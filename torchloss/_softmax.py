@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 
 from torchloss._check import FLOATING, WIDE, under_autocast, unsupported_dtype, warn, wrapped_dim
+from torchloss._nested import handle_torch_function
 from torchloss.autograd import LogSoftmaxFunction, SoftmaxFunction, run
 
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from torchloss import _targets
-from torchloss._check import integer, not_of_type, other_device, text, wrapped_dim
+from torchloss._check import INT64, integer, not_of_type, other_device, text, wrapped_dim
 from torchloss._entropy import real_rows
+from torchloss._nested import handle_torch_function
 from torchloss._rows import transform
 from torchloss.autograd import LogitStatsFunction, run
 
@@ -82,7 +83,7 @@ def logit_stats(
     dim = wrapped_dim(name, dim, x.dim())
     if x.dim() == 0:
         raise ValueError(f"{name}: expected 1 or more dimensions (got 0)\n  The input needs a dimension for classes.")
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or ignore_index not in INT64:
         ignore_index = integer(name, "ignore_index", 4, ignore_index)
     rows = [*x.shape[:dim], *x.shape[dim + 1 :]]
     if target is None:
@@ -95,7 +96,7 @@ def logit_stats(
     try:
         values = run(LogitStatsFunction, x, y, None, *config)[0]
         log_prob, lse, entropy, correct = (values[i] for i in range(4))
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         _targets.explain_bad_class(error, x, y, dim, ignore_index)
         raise
     if target is None:
@@ -169,7 +170,7 @@ def count_targets(
     if target.dtype is not torch.int64:
         _targets.refuse_dtype(target)
         target = target.long()
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or ignore_index not in INT64:
         ignore_index = integer(name, "ignore_index", 2, ignore_index)
     counts = target != ignore_index
     total = counts

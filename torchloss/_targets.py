@@ -138,7 +138,7 @@ def refuse_bad_classes(input: Tensor, target: Tensor, dim: int, ignore_index: in
         raise _out_of_bounds(input, target, dim, ignore_index, first_where(bad))
 
 
-def explain_bad_class(error: RuntimeError, input: Tensor, target: Tensor, dim: int, ignore_index: int) -> None:
+def explain_bad_class(error: Exception, input: Tensor, target: Tensor, dim: int, ignore_index: int) -> None:
     """Raises torch's IndexError where a CPU op has refused a target."""
     found = re.search(r"Target (-?\d+) is out of bounds\.", str(error))
     if not found:

@@ -6,6 +6,7 @@ and has hand-written first and second derivatives. All have keyword-only options
 :func:`logit_stats` and :func:`count_targets`.
 """
 
+from torchloss import _script
 from torchloss._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from torchloss._classes import cross_entropy, nll_loss
 from torchloss._divergence import kl_div, kl_div_with_logits
@@ -32,3 +33,6 @@ __all__ = [
     "softmax",
     "softmax_entropy",
 ]
+
+for _name in __all__:
+    _script.prepare(globals()[_name])

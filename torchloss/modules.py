@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchloss import functional as F
 from torchloss._check import Reduction
 from torchloss._reduction import Empty
+from torchloss._script import refuse
 
 
 class _Reduced:
@@ -31,6 +32,9 @@ class _Reduced:
             "empty": self.empty,
             "out_dtype": self.out_dtype,
         }
+
+    def __prepare_scriptable__(self) -> Any:
+        return refuse(type(self).__name__)
 
 
 class _OfLogits(_Reduced):

@@ -19,12 +19,16 @@ except ImportError:  # private names: without them only torch.compile(torch.func
     _SingleLevelFunction = None
 
 ops = torch.ops.torchloss
+AUTOGRAD_KERNELS: dict[Any, Callable] = {}  # by op: its Function
 PLAIN = frozenset((int, float, bool, type(None)))  # of which isinstance is slow to say that they are no tensors
 TENSORS = frozenset((Tensor, torch.nn.Parameter))  # without a __torch_function__ or a subclass's own ideas
 
 _impl = torch.library.Library("torchloss", "IMPL")  # lives as long as its kernels
 
 is_compiling = torch.compiler.is_compiling
+is_grad_enabled = torch.is_grad_enabled
+is_jit_tracing = torch._C._is_tracing
+modes_active = torch._C._len_torch_dispatch_stack
 transforms_active = torch._C._are_functorch_transforms_active
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
@@ -34,13 +38,19 @@ def forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
+def in_make_fx() -> bool:
+    """Whether make_fx records the ops that are called, and the numbers that are read would become constants."""
+    return modes_active() > 0 and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def way() -> str:
     """How a Function runs here and now; `run` calls its method of this name.
 
     ============= ============================ =======================================================================
     way           when                         what runs
     ============= ============================ =======================================================================
-    traced        torch.compile, torch.export  the bare op; its Autograd kernel is the Function (see `bind`)
+    traced        torch.compile, torch.export, the bare op; its Autograd kernel is the Function (see `bind`)
+                  torch.jit.trace
     transformed   torch.func                   Function.apply, with its vmap and jvp rules
     recorded      a gradient may be asked for  the same Function for a single level: without Function.apply's 15 us
     silent        otherwise                    the op, below autograd
@@ -50,11 +60,11 @@ def way() -> str:
     (in_forward.py), and with the gradient over its input (in_place.py). `in_eager_mode` tells where those may be taken.
     A call with nothing out of the ordinary, for which every test costs, is known by `plain_way`.
     """
-    if is_compiling():
+    if is_compiling() or is_jit_tracing():
         return "traced"
     if transforms_active() or _SingleLevelFunction is None:
         return "transformed"
-    return "recorded" if torch.is_grad_enabled() or forward_mode() else "silent"
+    return "recorded" if is_grad_enabled() or forward_mode() else "silent"
 
 
 def plain_way(x: Any, t: Any) -> str | None:
@@ -69,11 +79,13 @@ def plain_way(x: Any, t: Any) -> str | None:
         or not x.is_cpu
         or torch._C._is_torch_function_mode_enabled()
         or transforms_active()
-        or forward_mode()
+        or getattr(forward_ad, "_current_level", 0) >= 0  # forward_mode(), without the time of a call
+        or is_jit_tracing()
+        or modes_active()
         or _SingleLevelFunction is None
     ):
         return None
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         return "silent"
     return None if t.requires_grad else "recorded" if x.requires_grad else "silent"
 
@@ -82,7 +94,7 @@ def in_plain_backward(grad: Tensor) -> bool:
     """Whether a backward pass with this grad is plain: nobody differentiates, batches or traces its result."""
     return (
         not is_compiling()  # first: Dynamo can trace no more of this
-        and not torch.is_grad_enabled()
+        and not is_grad_enabled()
         and type(grad) is Tensor
         and not transforms_active()
         and not is_legacy_batchedtensor(grad)
@@ -91,7 +103,9 @@ def in_plain_backward(grad: Tensor) -> bool:
 
 def in_eager_mode() -> bool:
     """Whether a plain backward pass may follow."""
-    return torch.is_grad_enabled() and not (is_compiling() or transforms_active() or forward_mode())
+    return is_grad_enabled() and not (
+        is_compiling() or is_jit_tracing() or transforms_active() or forward_mode() or in_make_fx()
+    )
 
 
 def run(function: type[Function], *args: Any) -> Any:
@@ -239,6 +253,7 @@ def bind(function: type[Function]) -> None:
             return single.apply(*of_op(*with_defaults(op, args)))
 
     _impl.impl(op._opname, kernel, "Autograd")
+    AUTOGRAD_KERNELS[op] = kernel
 
 
 def with_defaults(op: Any, args: tuple) -> tuple:

@@ -26,7 +26,9 @@ from torchloss.autograd.chain import (
     alive,
     below_autograd,
     in_eager_mode,
+    in_make_fx,
     in_plain_backward,
+    modes_active,
     ops,
     run,
     single_level,
@@ -72,7 +74,7 @@ def may_be_given(grad: Tensor) -> bool:
 
     With retain_graph=True somebody may, and may have changed the tensor that was handed out before.
     """
-    return in_plain_backward(grad) and not keep_graph()
+    return in_plain_backward(grad) and not (keep_graph() or (modes_active() and in_make_fx()))
 
 
 def with_gradient_in_forward(function: type[RowLoss]) -> type[Function] | None:

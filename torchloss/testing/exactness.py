@@ -227,8 +227,8 @@ INTRODUCTION = f"""# Exactness
 
 Relative errors of torch and of torchloss against the truth, which mpmath gives to 60 digits: of the loss of one
 row, and of its gradient at the target. The row has {CLASSES} classes, of which the target leads by the margin over all
-others, which are equal. The gradient of `softmax_entropy` and of `kl_div_with_logits`, whose target logits lead by 5, is
-that of the leading logit; `{BINARY}` has one logit, the margin, and the target 1.
+others, which are equal. The gradient of `softmax_entropy` and of `kl_div_with_logits`, whose target logits lead by 5,
+is that of the leading logit; `{BINARY}` has one logit, the margin, and the target 1.
 
 An error of 1 means that all of it is lost. Softmax cross entropy in torch is log_softmax and then a gradient p - 1.
 In float32, log(1 + s) is 0 and p is 1 as soon as the others' sum s is below 6e-8, and well before that few of their

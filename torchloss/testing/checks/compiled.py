@@ -140,13 +140,13 @@ def of_the_model(f, x, t):
     return trained(model, model, (x,) if t is None else (x, t))
 
 
-def exported(f, x, t, **options):
+def exported(f, x, t, decomposed=False, **options):
     torch._dynamo.reset()
     args = (x,) if t is None else (x, t)
     model = Model(f, x)
     program = torch.export.export(model, args, **options)
-    program.run_decompositions()
-    return trained(program.module(), model, args)
+    in_core_operators = program.run_decompositions()
+    return trained((in_core_operators if decomposed else program).module(), model, args)
 
 
 def exports(**options):
@@ -169,7 +169,7 @@ def export_nonstrict(f, x, t):
 def export_dynamic(f, x, t):
     """torch.export for any batch size."""
     shapes = tuple({0: torch.export.Dim("batch", min=2)} for a in (x, t) if a is not None)
-    return exported(f, x, t, strict=False, dynamic_shapes=shapes)
+    return exported(f, x, t, decomposed=True, strict=False, dynamic_shapes=shapes)
 
 
 @graphs(dtypes=float32_first, leaves=False, reductions="last", slow=True, reference=lambda f, x, t: Model(f, x)(x, t))
