@@ -1,14 +1,15 @@
 """The torch.autograd.Functions: for each family one hand-written chain of three, and a small subclass per loss.
 
-A loss, its gradient and its double gradient are three ops (csrc/ops.cpp). Each is wrapped in a Function:
+A loss, its gradient and its double gradient are three ops (csrc/ops.cpp). Each is wrapped in a Function, the last in
+two, because what it gives for grad can be differentiated once more (second_order.py):
 
-    Loss.backward             = Gradient
-    Gradient.backward         = DoubleGradient
-    DoubleGradient.backward   raises: there is no third derivative
+    Loss.backward       = Gradient
+    Gradient.backward   = DirectionalDerivative, for grad, and HessianProduct, for the inputs
+    HessianProduct      refuses a derivative in the inputs, a third one
 
-Forward mode needs no op of its own. With a tangent v of the inputs, the tangent of the loss is <gradient, v>, which is
-what the double gradient gives for grad; the tangent of the gradient is (Hessian) v, which, the Hessian being
-symmetric, is what it gives for the inputs.
+Forward mode needs no op of its own. With a tangent v of the inputs, the tangent of the loss is <gradient, v>, the
+directional derivative; the tangent of the gradient is (Hessian) v, the Hessian being symmetric. The derivatives of
+these two are made of the same Functions, so that second derivatives may be taken in any order.
 
 In eager mode the Functions run. Under torch.compile and torch.export, Dynamo cannot trace a Function with a jvp, so
 `run` calls the bare op, whose autograd kernel `bind` makes from the same Function: one set of formulas, both ways.
@@ -19,7 +20,7 @@ from torchloss.autograd.chain import run
 from torchloss.autograd.in_forward import loss_of_rows, with_gradient_in_forward
 from torchloss.autograd.in_place import with_gradient_in_place
 from torchloss.autograd.pointwise import plain_loss, pointwise
-from torchloss.autograd.row_map import LogSoftmaxGradient, SoftmaxGradient, row_map
+from torchloss.autograd.row_map import LogSoftmaxFormulas, SoftmaxFormulas, row_map
 from torchloss.autograd.rowwise import RowConfig, rowwise
 
 __all__ = ["RowConfig", "loss_of_rows", "plain_loss", "run"]
@@ -45,5 +46,5 @@ for function in (CrossEntropyFunction, CrossEntropyProbsFunction, SoftmaxEntropy
     function.in_forward = with_gradient_in_forward(function)
     function.in_place = with_gradient_in_place(function)
 
-SoftmaxFunction = row_map("softmax", SoftmaxGradient)
-LogSoftmaxFunction = row_map("log_softmax", LogSoftmaxGradient)
+SoftmaxFunction = row_map("softmax", SoftmaxFormulas)
+LogSoftmaxFunction = row_map("log_softmax", LogSoftmaxFormulas)

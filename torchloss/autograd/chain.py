@@ -33,6 +33,11 @@ transforms_active = torch._C._are_functorch_transforms_active
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
+def in_kernel() -> bool:
+    """Whether an op's Autograd kernel runs, which torch.func has entered at one of its levels."""
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode)
+
+
 def forward_mode() -> bool:
     """Whether there may be tangents."""
     return getattr(forward_ad, "_current_level", 0) >= 0
@@ -146,6 +151,8 @@ class Chain(Function):
     below: Callable
     run_next: Callable
 
+    of_one_level: Callable
+
     call: Callable
 
     @classmethod
@@ -170,25 +177,9 @@ class Chain(Function):
     @staticmethod
     def save(ctx: FunctionCtx, *tensors: Tensor | None) -> None:
         ctx.save_for_backward(*tensors)
-        if forward_mode():
+        if forward_mode() or transforms_active():  # a compiled jvp does not tell Python of its level
             ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
-
-
-class SecondOrder(Chain):
-    """A double gradient: the end of the chain."""
-
-    @classmethod
-    def setup_context(cls, ctx: FunctionCtx, inputs: tuple, output: Any) -> None:
-        pass
-
-    @classmethod
-    def backward(cls, ctx: FunctionCtx, *grads: Any) -> Any:
-        raise NotImplementedError(f"{cls.op._schema.name}: the third derivative is not implemented")
-
-    @classmethod
-    def jvp(cls, ctx: FunctionCtx, *tangents: Any) -> Any:
-        raise NotImplementedError(f"{cls.op._schema.name}: the third derivative is not implemented")
 
 
 def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chain], **members: Any) -> type[Function]:
@@ -197,17 +188,18 @@ def chain(name: str, loss: type[Chain], gradient: type[Chain], double: type[Chai
     after = None
     for suffix, base in (("_double_backward", double), ("_backward", gradient), ("", loss)):
         op = getattr(ops, name + suffix).default
-        after = derive(title + suffix.title().replace("_", ""), base, op, after, members)
+        after = derive(title + suffix.title().replace("_", ""), (base,), op, after, members)
         bind(after)
     return after
 
 
-def derive(name: str, base: type[Chain], op: Any, after: type[Function] | None, members: dict) -> type[Function]:
+def derive(name: str, bases: tuple, op: Any, after: type[Function] | None, members: dict) -> type[Function]:
     """The subclass of a Chain for one op. Its methods are plain functions: Dynamo takes no other."""
-    made = type(name, (base,), members | {"op": op, "next": after})
+    made = type(name, bases, members | {"op": op, "next": after})
     made.call = staticmethod(made.op_call())
-    for method in ("of_op", "forward", "setup_context", "backward", "jvp", "vmap"):
+    for method in ("of_op", "forward", "setup_context", "backward", "vmap"):
         setattr(made, method, staticmethod(plain(getattr(made, method))))
+    made.jvp = staticmethod(through_levels(made.jvp))
     made.run_next = staticmethod(lambda *args: run(after, *args))
     return made
 
@@ -217,8 +209,39 @@ def plain(method: Callable) -> Callable:
     return lambda *args: method(*args)
 
 
+def through_levels(jvp: Callable) -> Callable:
+    """A Function's forward derivative whose own operators the jvps around it can differentiate.
+
+    torch calls it with forward mode off, at every level of torch.func. It may be on if no tensor has a tangent of this
+    level any more.
+    """
+
+    def at_level(ctx: FunctionCtx, *tangents: Any) -> Any:
+        if not transforms_active():
+            return jvp(ctx, *tangents)
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(Primals(ctx), *tangents)
+
+    return at_level
+
+
+class Primals:
+    """The context of a Function, with its saved tensors but not their tangents."""
+
+    def __init__(self, ctx: FunctionCtx) -> None:
+        self.ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+    @property
+    def saved_tensors(self) -> tuple:
+        return tuple(a if a is None else torch.ops.aten._fw_primal(a, 0) for a in self.ctx.saved_tensors)
+
+
 def bind(function: type[Function]) -> None:
     """Gives the op of a Function its autograd and vmap rules, and the Function its ways."""
+    give_ways(function)
     op, call, of_op = function.op, function.call, function.of_op
     name = op._schema.name
 
@@ -228,8 +251,6 @@ def bind(function: type[Function]) -> None:
         return function.batched(call, info, of_op(*in_dims), *of_op(*args))
 
     torch.library.register_vmap(name, batched)
-    function.traced = staticmethod(lambda *args: call(*args))
-    function.transformed = staticmethod(lambda *args: function.apply(*args))
     if _SingleLevelFunction is None:
 
         def setup_context(ctx: FunctionCtx, inputs: tuple, output: Any) -> None:
@@ -238,22 +259,53 @@ def bind(function: type[Function]) -> None:
         torch.library.register_autograd(name, function.backward, setup_context=setup_context)
         return
 
+    def kernel(*args: Any) -> Any:
+        args = of_op(*with_defaults(op, args))
+        return function.of_one_level(*args) if transforms_active() else function.recorded(*args)
+
+    _impl.impl(op._opname, kernel, "Autograd")
+    AUTOGRAD_KERNELS[op] = kernel
+
+
+def give_ways(function: type[Function]) -> None:
+    """The ways of `run`, and `of_one_level`: "transformed" in a kernel, where torch.func has come to a level."""
+    call = function.call
+    function.traced = staticmethod(lambda *args: call(*args))
+    if _SingleLevelFunction is None:
+        function.transformed = staticmethod(lambda *args: function.apply(*args))
+        return
+
     def below(*args: Any) -> Any:
         with below_autograd():
             return call(*args)
 
-    rules = {"backward": function.backward, "jvp": function.jvp}
-    single = single_level(function.__name__, forward=below, setup_context=function.setup_context, **rules)
+    rules = {"setup_context": function.setup_context, "backward": function.backward, "jvp": function.jvp}
+    single = single_level(function.__name__, forward=below, **rules)
+    leveled = single_level(function.__name__, forward=for_levels_below(below), **rules)
+
+    def of_one_level(*args: Any) -> Any:
+        with enable_single_level_autograd_function():
+            return leveled.apply(*args)
+
+    function.of_one_level = staticmethod(of_one_level)
+    function.transformed = staticmethod(lambda *args: (of_one_level if in_kernel() else function.apply)(*args))
     function.recorded = staticmethod(lambda *args: single.apply(*alive(args)))
     function.silent = staticmethod(lambda *args: below(*alive(args)))
     function.below = staticmethod(below)
 
-    def kernel(*args: Any) -> Any:
-        with enable_single_level_autograd_function():
-            return single.apply(*of_op(*with_defaults(op, args)))
 
-    _impl.impl(op._opname, kernel, "Autograd")
-    AUTOGRAD_KERNELS[op] = kernel
+def for_levels_below(forward: Callable) -> Callable:
+    """The forward pass of a Function in a kernel, recorded by the transforms outside of its own.
+
+    A Function runs its forward pass with autograd off, and off it would stay for them: their derivatives would be a
+    silent 0.
+    """
+
+    def enabled(*args: Any) -> Any:
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return forward(*args)
+
+    return enabled
 
 
 def with_defaults(op: Any, args: tuple) -> tuple:

@@ -25,7 +25,6 @@ from torchloss._check import MEAN, MEANS, NONE, WIDE
 from torchloss._reduction import quotient
 from torchloss.autograd.chain import (
     Chain,
-    SecondOrder,
     add,
     batch_first,
     below_autograd,
@@ -41,6 +40,7 @@ from torchloss.autograd.chain import (
     summed_over_batch,
     widened,
 )
+from torchloss.autograd.second_order import DoubleGradient, run_parts, split
 
 
 class PointwiseLoss(Chain):
@@ -78,7 +78,7 @@ class PointwiseLoss(Chain):
         along = None if wt is None else run(cls, x, t, wt, *p, ctx.reduction, *ctx.options)
         if xt is not None or tt is not None:
             one = x.new_ones(()).expand(x.shape)
-            term = run(cls.next.next, xt, tt, one, x, t, w, *p, *ctx.options)[0]
+            (term,) = run(cls.next.next.directional, xt, tt, one, x, t, w, *p, *ctx.options)
             if ctx.reduction != NONE:
                 term = reduced(term.double().sum(), x.numel(), ctx.reduction, term.dtype)
             along = add(along, term)
@@ -114,14 +114,12 @@ class PointwiseGradient(Chain):
         if h is None and k is None:
             return None, None, None, None, *nothing
         g = over(g, ctx.count)
-        gg, gx, gt = cls.run_next(h, k, g, x, t, w, *p, *ctx.options)
-        gg = over(gg, ctx.count)
+        g_wanted, x_wanted, t_wanted, w_wanted, *_ = ctx.needs_input_grad
+        gg, gx, gt = run_parts(cls.next, g_wanted, x_wanted or t_wanted, h, k, g, x, t, w, *p, *ctx.options)
         gw = None
-        if ctx.needs_input_grad[3]:  # as grad's, with grad for a weight
-            g, x, t, h, k, *p = spread(g, x, t, h, k, *p)
-            one = x.new_ones(()).expand(x.shape)
-            gw = cls.run_next(h, k, one, x, t, g, *p, *ctx.options)[0].to(w.dtype)
-        return gg, gx, gt, gw, *nothing
+        if w_wanted:
+            gw = cls.next.weight_gradient(g, None, None, h, k, x, t, w, *p, *ctx.options)
+        return gg if gg is None else over(gg, ctx.count), gx, gt, gw, *nothing
 
     @classmethod
     def jvp(
@@ -138,7 +136,7 @@ class PointwiseGradient(Chain):
         if wt is not None:
             terms.append(run(cls, g, x, t, wt, *p, *numbers))
         if xt is not None or tt is not None:
-            terms.append(run(cls.next, xt, tt, g, x, t, w, *p, *ctx.options)[1:])
+            terms.append(run(cls.next.hessian, xt, tt, g, x, t, w, *p, *ctx.options))
         gx = add(*(a for a, _ in terms)).to(dtype)
         return gx, add(*(b for _, b in terms)).to(dtype) if ctx.target_grad else None
 
@@ -155,18 +153,56 @@ class PointwiseGradient(Chain):
         return (gx.to(dtype), gt.to(dtype)), (0, 0 if args[-2] else None)
 
 
-class PointwiseDoubleGradient(SecondOrder):
+class PointwiseDoubleGradient(DoubleGradient):
     tensors: int
 
     @classmethod
-    def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
+    def tensor_count(cls) -> int:
+        return cls.tensors + 3
+
+    @classmethod
+    def batch(cls, info: Any, in_dims: tuple, args: tuple) -> tuple[tuple, tuple, tuple]:
         n = cls.tensors + 3
         h, k, g, x, *rest = batch(info, in_dims, args[:n])
         dtype, one = x.dtype, is_one_number(in_dims[2:], args[2:])
         if one:
             h, k, g, x, *rest = widened(h, k, per_element(g, x.shape), x, *rest)
-        gg, gx, gt = call(h, k, g, x, *rest, *args[n:])
-        return (sum_each(gg).to(gg.dtype) if one else gg, gx.to(dtype), gt.to(dtype)), (0, 0, 0)
+
+        def value(a: Tensor) -> Tensor:
+            return sum_each(a).to(a.dtype) if one else a
+
+        def rounded(a: Tensor) -> Tensor:
+            return a.to(dtype)
+
+        return (h, k, g, x, *rest, *args[n:]), (value, rounded, rounded), (0, 0, 0)
+
+    @classmethod
+    def gradient_numbers(cls, target_grad: bool) -> tuple[bool, float]:
+        return target_grad, 1.0
+
+    @classmethod
+    def refuse_tangents(cls, wt: Tensor | None, rest: list, more: list) -> None:
+        refuse_pos_weight(cls, rest, more)
+
+    @classmethod
+    def along(cls, g: Tensor, b: Tensor | None, c: Tensor | None, h: Any, k: Any, x: Tensor, *rest: Any) -> Tensor:
+        """The second derivative along (b, c) and (h, k), in the form of g."""
+        one = x.new_ones(()).expand(x.shape)
+        u, v = run(cls.hessian, h, k, one, x, *rest)
+        each = add(None if b is None else b * u, None if c is None else c * v)
+        return each if g.shape == x.shape and g.dtype is x.dtype else each.double().sum().to(g.dtype)
+
+    @classmethod
+    def weight_gradient(cls, g: Tensor, b: Any, c: Any, h: Any, k: Any, x: Tensor, t: Tensor, w: Tensor, *rest: Any):
+        """The derivative in the weight of what g is a factor of: the same with g for a weight."""
+        p, options = rest[: cls.tensors - 3], rest[cls.tensors - 3 :]
+        dtype, (g, x, t, b, c, h, k, *p) = w.dtype, spread(g, x, t, b, c, h, k, *p)
+        if b is None and c is None:
+            one = x.new_ones(()).expand(x.shape)
+            (gw,) = run(cls.directional, h, k, one, x, t, g, *p, *options)
+        else:
+            gw = cls.along(x, b, c, h, k, x, t, g, *p, *options)
+        return gw.to(dtype)
 
 
 def refuse_pos_weight(cls: type[Chain], pos_weight: list, tangents: tuple) -> None:
@@ -218,6 +254,7 @@ def pointwise(name: str) -> type[Function]:
     arguments = getattr(ops, name).default._schema.arguments
     tensors = [a.name for a in arguments].index("reduction")
     function = chain(name, PointwiseLoss, PointwiseGradient, PointwiseDoubleGradient, tensors=tensors)
+    split(function, PointwiseDoubleGradient, tensors=tensors)
     function.plain = plain_function(function)
     return function
 

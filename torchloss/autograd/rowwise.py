@@ -25,7 +25,6 @@ from torchloss._check import MEAN_OR_ZERO, MEANS, NONE, SUM
 from torchloss._reduction import divided, product, quotient
 from torchloss.autograd.chain import (
     Chain,
-    SecondOrder,
     add,
     batch_first,
     chain,
@@ -36,6 +35,7 @@ from torchloss.autograd.chain import (
     summed_over_batch,
     widened,
 )
+from torchloss.autograd.second_order import DoubleGradient, run_parts, split
 
 TENSOR_NAMES = ("input", "target", "weight")
 
@@ -157,14 +157,13 @@ class RowLoss(RowChain):
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, xt: Tensor | None, tt: Tensor | None, wt: Tensor | None, *_: Any) -> tuple:
-        if wt is not None:
-            raise NotImplementedError(f"{cls.op._schema.name}: the derivative in the class weights is not implemented")
+        refuse_weight(cls, wt)
         x, t, w, saved, total = ctx.saved_tensors
         values = cls.sizes.values
         shape = saved.shape[1:] if values == 1 else (values, *saved.shape[1:])
         one = saved.new_ones(() if ctx.reduced else shape)
         tt = tt if cls.sizes.floating_target else None
-        along = run(cls.next.next, xt, tt, one, x, t, w, saved, *ctx.config)[0]
+        (along,) = run(cls.next.next.directional, xt, tt, one, x, t, w, saved, *ctx.config)
         return quotient(along, total) if ctx.mean else along, None, None
 
     @classmethod
@@ -203,8 +202,9 @@ class RowGradient(RowChain):
         nothing = (None,) * (len(ctx.config) + 1)
         if h is None and k is None:
             return (None,) * 5 + nothing
-        gg, gx, gt = cls.run_next(h, k, *ctx.saved_tensors, *ctx.config)
-        return gg, gx, gt if ctx.needs_input_grad[2] else None, None, None, *nothing
+        g_wanted, x_wanted, t_wanted, *_ = ctx.needs_input_grad
+        gg, gx, gt = run_parts(cls.next, g_wanted, x_wanted or t_wanted, h, k, *ctx.saved_tensors, *ctx.config)
+        return gg, gx, gt if t_wanted else None, None, None, *nothing
 
     @classmethod
     def jvp(cls, ctx: FunctionCtx, dg: Tensor | None, xt: Tensor | None, tt: Tensor | None, *_: Any) -> tuple:
@@ -216,7 +216,7 @@ class RowGradient(RowChain):
         if dg is not None:
             terms.append(run(cls, dg, x, t, w, saved, *ctx.config, ctx.target_grad))
         if xt is not None or tt is not None:
-            terms.append(run(cls.next, xt, tt, g, x, t, w, saved, *ctx.config)[1:])
+            terms.append(run(cls.next.hessian, xt, tt, g, x, t, w, saved, *ctx.config))
         gx = add(*(a for a, _ in terms)).to(dtype)
         return gx, add(*(b for _, b in terms)).to(dtype) if ctx.target_grad else None
 
@@ -245,7 +245,12 @@ def batch_rows(cls: type[RowChain], info: Any, in_dims: tuple, g: Tensor, x: Ten
     return g, x, t, w, saved, *c._replace(dim=c.dim + 1)
 
 
-class RowDoubleGradient(RowChain, SecondOrder):
+def refuse_weight(cls: type[Chain], tangent: Tensor | None) -> None:
+    if tangent is not None:
+        raise NotImplementedError(f"{cls.op._schema.name}: the derivative in the class weights is not implemented")
+
+
+class RowDoubleGradient(RowChain, DoubleGradient):
     before = 3
 
     @classmethod
@@ -261,19 +266,57 @@ class RowDoubleGradient(RowChain, SecondOrder):
         return call
 
     @classmethod
+    def tensor_count(cls) -> int:
+        return 7
+
+    @classmethod
     def batched(cls, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple:
         in_dims, args = for_no_samples(info, in_dims, args, 5)
         if in_dims[5] is not None:
             return each_sample(call, info, in_dims, args)
+        return super().batched(call, info, in_dims, *args)
+
+    @classmethod
+    def batch(cls, info: Any, in_dims: tuple, args: tuple) -> tuple[tuple, tuple, tuple]:
         h, k, g, *tensors = args
         one_number = g.dim() == (in_dims[2] is not None)
         h, k = (batch_first(a, d, info.batch_size) for a, d in ((h, in_dims[0]), (k, in_dims[1])))
-        gg, gx, gt = call(h, k, *batch_rows(cls, info, in_dims[2:], g, *tensors))
-        if one_number:
-            gg = sum_each(gg).to(gg.dtype)
-        elif cls.sizes.values > 1:
-            gg = gg.movedim(1, 0)
-        return (gg, gx, gt), (0, 0, 0 if cls.sizes.floating_target else None)
+
+        def value(a: Tensor) -> Tensor:
+            if one_number:
+                return sum_each(a).to(a.dtype)
+            return a.movedim(1, 0) if cls.sizes.values > 1 else a
+
+        args = (h, k, *batch_rows(cls, info, in_dims[2:], g, *tensors))
+        return args, (value, unchanged, unchanged), (0, 0, 0 if cls.sizes.floating_target else None)
+
+    @classmethod
+    def gradient_numbers(cls, target_grad: bool) -> tuple[bool]:
+        return (target_grad,)
+
+    @classmethod
+    def refuse_tangents(cls, wt: Tensor | None, *_: Any) -> None:
+        refuse_weight(cls, wt)
+
+    @classmethod
+    def along(cls, g: Tensor, b: Tensor | None, c: Tensor | None, *args: Any) -> Tensor:
+        """The second derivative along (b, c) and (h, k), in the form of g."""
+        if cls.sizes.values == 1:
+            return cls.product(torch.ones_like(g), b, c, *args)
+        units = torch.eye(cls.sizes.values, dtype=g.dtype, device=g.device)
+        forms = (u.reshape(-1, *[1] * (g.dim() - 1)).expand(g.shape) for u in units)
+        return torch.stack([cls.product(one, b, c, *args) for one in forms])
+
+    @classmethod
+    def product(cls, one: Tensor, b: Tensor | None, c: Tensor | None, h: Any, k: Any, *args: Any) -> Tensor:
+        dim = cls.sizes.config._make(args[4:]).dim
+        pairs = zip((b, c), run(cls.hessian, h, k, one, *args), strict=True)
+        each = add(*(a.to(one.dtype) * u for a, u in pairs if a is not None)).sum(dim)
+        return each.sum() if one.dim() == 0 else each
+
+
+def unchanged(a: Tensor) -> Tensor:
+    return a
 
 
 def second_order_with_softcap(cls: type[RowChain], call: Callable, h, k, g, x, t, w, saved, *config: Any) -> tuple:
@@ -342,7 +385,9 @@ def rowwise(name: str) -> type[Function]:
     sizes = Sizes(name)
     NAMES.append(name)
     _fake.rowwise(name, sizes)
-    return chain(name, RowLoss, RowGradient, RowDoubleGradient, sizes=sizes)
+    function = chain(name, RowLoss, RowGradient, RowDoubleGradient, sizes=sizes)
+    split(function, RowDoubleGradient, sizes=sizes)
+    return function
 
 
 NAMES: list[str] = []  # of the losses of this family

@@ -5,7 +5,7 @@ import functools
 import torch
 import torch.func as func
 import torch.utils.checkpoint as checkpoint
-from torch.autograd import gradcheck
+from torch.autograd import forward_ad, gradcheck
 
 from ..kit import against_torch, check, inputs
 from .values import upstream, value_and_gradient
@@ -241,6 +241,90 @@ def hessian_of_the_target(f, x, t):
 def vmap_of_hessian(f, x, t):
     """A Hessian for each sample."""
     return func.vmap(func.hessian(lambda a, b: weighted(f(a, b))), in_dims=batch_dims(t))(x, t)
+
+
+def curved(f, x, t):
+    """A number whose derivative in the loss depends on the loss."""
+    y = f(x, t)
+    return weighted(y) + (y * y).sum() / 2
+
+
+def direction(x):
+    return torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape)
+
+
+def by_jvp(g, x, v):
+    return func.jvp(g, (x,), (v,))[1]
+
+
+def forward_then_reverse(g, x, v):
+    """In eager mode: the gradient of a tangent."""
+    x = x.detach().requires_grad_()
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(g(forward_ad.make_dual(x, v))).tangent
+    return torch.autograd.grad(tangent, x)[0]
+
+
+def reverse_twice(g, x, v):
+    x = x.detach().requires_grad_()
+    (first,) = torch.autograd.grad(g(x), x, create_graph=True)
+    return torch.autograd.grad((first * v).sum(), x)[0]
+
+
+def in_any_order(g, x):
+    """The second derivative of g along a direction, each mode over each other."""
+    v = direction(x)
+    return (
+        reverse_twice(g, x, v),
+        torch.autograd.functional.hvp(g, x, v)[1],
+        torch.autograd.functional.vhp(g, x, v)[1],
+        forward_then_reverse(g, x, v),
+        func.grad(lambda y: by_jvp(g, y, v))(x),
+        by_jvp(func.grad(g), x, v),
+        func.jacfwd(lambda y: by_jvp(g, y, v))(x),
+    )
+
+
+ORDERS = 7
+
+
+def by_torch(f, x, t):
+    """In torch's most common order: it lacks forward derivatives of some losses."""
+    return (reverse_twice(lambda x: curved(f, x, t), x, direction(x)),) * ORDERS
+
+
+@transform(shapes=[(2, 3)], reference=by_torch)
+def second_in_any_order(f, x, t):
+    """Second derivatives by reverse and forward mode in any order: hvp, grad of jvp, jvp of jvp."""
+    return in_any_order(lambda x: curved(f, x, t), x)
+
+
+@transform(
+    shapes=[(2, 3)],
+    reductions="last",
+    where=lambda loss: loss.target_grad,
+    reference=lambda f, x, t: by_torch(lambda z, _: f(*z), torch.stack([x, t]), None),
+)
+def second_of_both_in_any_order(f, x, t):
+    """The second derivatives in input and target together, in any order."""
+    return in_any_order(lambda z: curved(f, *z), torch.stack([x, t]))
+
+
+def hessian_by_torch(f, x, t):
+    return (torch.autograd.functional.hessian(lambda x: curved(f, x, t), x),) * 4
+
+
+@transform(shapes=[(2, 3)], reductions="last", few=True, reference=hessian_by_torch)
+def hessians_in_any_order(f, x, t):
+    """The Hessian as jacrev or jacfwd of jacrev or jacfwd."""
+    modes = (func.jacrev, func.jacfwd)
+    return [outer(inner(lambda x: curved(f, x, t)))(x) for outer in modes for inner in modes]
+
+
+@transform(shapes=[(2, 3)], reductions="last", few=True, batch=2, reference=hessian_of_each)
+def vmap_of_forward_twice(f, x, t):
+    """A Hessian for each sample, by forward over forward mode."""
+    return func.vmap(func.jacfwd(func.jacfwd(lambda a, b: weighted(f(a, b)))), in_dims=batch_dims(t))(x, t)
 
 
 @check("torch.func", reference=False, reductions="last", few=True)

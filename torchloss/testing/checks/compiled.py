@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kit import check
 from ..trial import Unsupported
-from .autograd import batch_dims, gradient_of_each, weighted
+from .autograd import batch_dims, by_jvp, curved, direction, gradient_of_each, reverse_twice, weighted
 from .precision import is_reduced, one_rounding, only
 from .values import value_and_gradient
 
@@ -18,6 +18,20 @@ def graphs(**options):
 
 def no_weights(loss):
     return not loss.weights
+
+
+def hvp_by_torch(f, x, t):
+    return (reverse_twice(lambda x: curved(f, x, t), x, direction(x)),) * 4
+
+
+def orders(g, x):
+    v = direction(x)
+    return (
+        func.grad(lambda y: (func.grad(g)(y) * v).sum())(x),
+        func.grad(lambda y: by_jvp(g, y, v))(x),
+        by_jvp(func.grad(g), x, v),
+        func.jacfwd(lambda y: by_jvp(g, y, v))(x),
+    )
 
 
 def float32_first(p):
@@ -82,6 +96,13 @@ def compile_of_grad(f, x, t):
     torch._dynamo.reset()
     g = func.grad(lambda x: weighted(f(x, t)))
     return torch.compile(g, fullgraph=True, backend="aot_eager")(x)
+
+
+@graphs(leaves=False, reductions="last", reference=hvp_by_torch)
+def compile_of_second_derivatives(f, x, t):
+    """torch.compile of a second derivative: each mode over each other."""
+    torch._dynamo.reset()
+    return torch.compile(lambda x: orders(lambda y: curved(f, y, t), x), fullgraph=True, backend="aot_eager")(x)
 
 
 @graphs(leaves=False, reductions="last", batch=3, reference=gradient_of_each)
