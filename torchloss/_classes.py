@@ -200,7 +200,7 @@ def cross_entropy(
                 return loss if dtype is None else loss.to(dtype)
             if in_forward.always_taken():
                 return CrossEntropyFunction.in_forward.apply(input, target, None, None, None, (_PLAIN, dtype))
-        except RuntimeError:
+        except (RuntimeError, IndexError):
             pass
     if has_torch_function_variadic(input, target, weight, row_weight, normalizer):
         return handle_torch_function(

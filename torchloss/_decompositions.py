@@ -55,7 +55,6 @@ def decompose_by_default(op: Any, decomposition: Callable) -> None:
     if op in AUTOGRAD_KERNELS:
         for key in (Key.AutogradCPU, Key.AutogradCUDA):  # asked while a graph is traced, and never else
             op.py_impl(key)(of_autograd)
-    op._can_decompose = lambda: False  # asked for nothing but a warning, at each export, that the op is kept
 
 
 # Numbers

@@ -25,6 +25,7 @@ TENSORS = frozenset((Tensor, torch.nn.Parameter))  # without a __torch_function_
 
 _impl = torch.library.Library("torchloss", "IMPL")  # lives as long as its kernels
 
+function_mode_enabled = torch._C._is_torch_function_mode_enabled
 is_compiling = torch.compiler.is_compiling
 is_grad_enabled = torch.is_grad_enabled
 is_jit_tracing = torch._C._is_tracing
@@ -82,7 +83,7 @@ def plain_way(x: Any, t: Any) -> str | None:
         or type(t) is not Tensor
         or (x.dtype not in WIDE and (x.dtype not in FLOATING or torch.is_autocast_enabled("cpu")))
         or not x.is_cpu
-        or torch._C._is_torch_function_mode_enabled()
+        or function_mode_enabled()
         or transforms_active()
         or getattr(forward_ad, "_current_level", 0) >= 0  # forward_mode(), without the time of a call
         or is_jit_tracing()
