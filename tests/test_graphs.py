@@ -7,6 +7,7 @@ import torch
 import torch.utils.checkpoint as checkpoint
 
 import torchloss
+from torchloss.testing import CHECKS, Problem
 from torchloss.testing.losses import FEW, LOSSES, leaves
 
 each_of_few = pytest.mark.parametrize("loss", FEW, ids=str)
@@ -60,6 +61,14 @@ def test_selective_checkpoint(loss):
     )
     y.sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("loss", [FEW[1], FEW[-2]], ids=str)
+def test_compiled_second_derivatives(loss):
+    """Two of what the slow check asks of all."""
+    problem = Problem(getattr(torchloss.functional, loss.name), loss.name, (loss,))
+    (row,) = CHECKS["compile_of_second_derivatives"].run(problem)
+    assert row.outcome == "pass", row.detail
 
 
 @pytest.mark.failure(69)

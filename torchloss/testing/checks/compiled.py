@@ -98,7 +98,7 @@ def compile_of_grad(f, x, t):
     return torch.compile(g, fullgraph=True, backend="aot_eager")(x)
 
 
-@graphs(leaves=False, reductions="last", reference=hvp_by_torch)
+@graphs(leaves=False, reductions="last", reference=hvp_by_torch, slow=True)
 def compile_of_second_derivatives(f, x, t):
     """torch.compile of a second derivative: each mode over each other."""
     torch._dynamo.reset()
