@@ -34,7 +34,9 @@ struct Cpu {
   static bool pointwise(const PointArgs& a);
 
   static void prepare(const Tensor& t);
-  static void zero(void* p, int64_t bytes, int) { std::memset(p, 0, bytes); }
+  static void zero(void* p, int64_t bytes, int) {
+    if (bytes > 0) std::memset(p, 0, bytes);  // of nothing p may be null, which memset does not take
+  }
   static void check_targets(const RowArgs& a);
   static void finish(const RowArgs& a);  // what RowResults asks for, once the rows have their values
   static void normalizer(const RowArgs& a, const Tensor& normalizer, void* total);
