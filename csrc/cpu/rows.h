@@ -182,8 +182,7 @@ struct RowLoop {
         x[l] = read<T>(a.in[s].data, a.dtype, at(a.in[s], std::min(l, rows - 1), std::max<int64_t>(target[l], 0)));
     }
     const V raw = row_per_lane ? V::load(x) : V(x[0]);
-    if (!capped || s > 0) [[likely]]
-      return raw;
+    if (!capped || s > 0) return raw;
     alignas(64) T slope[L];
     raw.store(x);
     softcap<T, bytes>(x, L, x, slope, 1, a.softcap);  // as the chunks, to the last bit
@@ -212,8 +211,7 @@ struct RowLoop {
     return {in_buffer[s], L};
   }
   HD View view(int s, int64_t first, int64_t vectors, T* slopes) {
-    if (!capped || s >= Kernel::logits) [[likely]]
-      return raw_view(s, first, vectors);
+    if (!capped || s >= Kernel::logits) return raw_view(s, first, vectors);
     T* value = in_buffer[s];
     if constexpr (caches_softcap)
       if (softcap_cache.used()) {
@@ -414,8 +412,7 @@ struct RowLoop {
         for (int s = 0; s < out; ++s) (Kernel::targets ? only(counts, y[s]) : y[s]).store(to[s] + i * step[s]);
       }
       for (int s = 0; s < out; ++s) {
-        if (capped && s < Kernel::logits) [[unlikely]]
-          multiply({to[s], step[s]}, {slopes(s, first, counted), L}, n);
+        if (capped && s < Kernel::logits) multiply({to[s], step[s]}, {slopes(s, first, counted), L}, n);
         if (to[s] == out_buffer[s]) give_back(s, first, n * L, counted);
       }
     });
@@ -439,8 +436,7 @@ struct RowLoop {
   HD void output_at_target() {
     alignas(64) T y[L];
     V gradient = kernel.at_target();
-    if (capped) [[unlikely]]
-      gradient = gradient * slope_x_y;
+    if (capped) gradient = gradient * slope_x_y;
     gradient.store(y);
     for (int l = 0; l < rows; ++l) {
       if (target[l] < 0) continue;
